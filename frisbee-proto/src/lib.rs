@@ -1,0 +1,80 @@
+//! The multicast protocol as state machines without I/O: no socket, clock, thread, global randomness or log.
+//!
+//! [`Server`] and [`Client`] are given datagrams, time and one seed, and say what to do. `docs/PROTOCOL.md` is the
+//! normative text; the wire format is in [`wire`].
+//!
+//! # The contract
+//!
+//! 1. Feed one input (`handle_*`, or nothing when only time has passed) with the time at which it happened.
+//! 2. Call `poll` with the time, and do what it returns, until it returns `Wait`.
+//! 3. Sleep until the instant in `Wait` (for ever if there is none) or until there is input, whichever is first.
+//! 4. Go to 1.
+//!
+//! Several inputs may be fed before polling, for instance all datagrams of one `recvmmsg`. `poll` is cheap when there
+//! is nothing to do. Time must not go backwards; late calls are harmless.
+//!
+//! # Objects
+//!
+//! What travels are *objects*: object 0 is the image header followed by the manifest body, object `i + 1` is chunk
+//! `i` of the image. Each is a whole number of 1 KiB blocks with a BLAKE3 root ([`ObjectInfo`]).
+
+mod bits;
+mod client;
+mod layout;
+mod server;
+pub mod wire;
+
+use chunkfmt::tree::Cv;
+
+pub use client::{Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event};
+pub use server::{
+    Image, Loaded, Report, Server, ServerConfig, ServerOutput, ServerStats, Transmit,
+};
+
+/// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.
+pub const MAX_OBJECT_BLOCKS: u32 = 1 << 28;
+
+/// Bytes that a datagram of UDP over IPv4 over Ethernet costs beside its payload.
+///
+/// UDP 8, IPv4 20, Ethernet header 14, frame check 4, preamble 8, inter-frame gap 12 (IEEE 802.3, clause 4.2). Rates
+/// count them, so a rate of 1 Gbit/s is a full gigabit link.
+pub const FRAMING: usize = 66;
+
+/// Size and root of one object, from the signed manifest (for object 0 from its signed head).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Blocks of 1 KiB; 1 to [`MAX_OBJECT_BLOCKS`].
+    pub blocks: u32,
+    /// BLAKE3 hash of all the object's bytes.
+    pub root: Cv,
+}
+
+/// Why a machine could not be set up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An object has no blocks, or more than the protocol can name.
+    #[error("object {object} has {blocks} blocks: an object has 1 to {MAX_OBJECT_BLOCKS}")]
+    ObjectSize {
+        /// The object.
+        object: u32,
+        /// Its blocks.
+        blocks: u32,
+    },
+    /// There is no object 0, or more objects than a u32 counts.
+    #[error("{0} objects: an image has 1 (its manifest) to 2^32 - 1")]
+    ObjectCount(usize),
+}
+
+fn check_sizes(first: u32, objects: &[ObjectInfo]) -> Result<(), Error> {
+    match (first..)
+        .zip(objects)
+        .find(|(_, info)| info.blocks == 0 || info.blocks > MAX_OBJECT_BLOCKS)
+    {
+        Some((object, info)) => Err(Error::ObjectSize {
+            object,
+            blocks: info.blocks,
+        }),
+        None => Ok(()),
+    }
+}
