@@ -1,6 +1,56 @@
-//! The `.frz` image format.
+//! The `.frz` disk image format: what the bytes mean.
+//!
+//! An image is a signed header, independent chunks that are each compressed, encrypted and signed, a signed manifest
+//! and a footer. `docs/FORMAT.md` is the normative text; the modules here follow its sections.
+//!
+//! Nothing in this crate opens a file, a device or a socket, starts a thread or reads a clock. [`Sealer`] and
+//! [`Opener`] turn disk data into chunk bytes and back; [`ImageReader`] and [`ImageIndex`] read what they are given.
+
+mod chunk;
+mod cipher;
+mod error;
+mod footer;
+mod header;
+mod image;
+mod layout;
+pub mod manifest;
+mod open;
+mod payload;
+mod seal;
+mod signature;
+mod suite;
 pub mod tree;
+
+pub use chunk::ChunkHeader;
+pub use cipher::{CONTENT_KEY_HEX_LEN, ContentKey};
+pub use error::{Error, ErrorKind, Part};
+pub use footer::Footer;
+pub use header::{Base, ImageHeader, NAME_MAX};
+pub use image::{ImageIndex, ImageReader, Next, check_roots};
+pub use manifest::{ChunkEntry, ChunkSecret, Manifest, ManifestHead};
+pub use open::{Context, OpenedChunk, Opener};
+pub use payload::{Region, Span};
+pub use seal::{Sealed, Sealer};
+pub use signature::{KeyId, SigningKey, Trust, VerifyingKey};
+pub use suite::{Cipher, Codec, SignatureAlgorithm};
+
 /// Bytes of a block: the unit of transmission and the leaf of the BLAKE3 tree.
 pub const BLOCK_SIZE: usize = 1024;
+
 /// Blocks of a group, the unit that is checked on arrival (16 KiB).
 pub const GROUP_BLOCKS: u32 = 16;
+
+/// Bytes of the image header.
+pub const HEADER_SIZE: usize = 4096;
+
+/// Largest and default number of plain bytes in a chunk (2 MiB).
+pub const CHUNK_SIZE_MAX: u32 = 2 << 20;
+
+/// Smallest chunk size that an image may name (64 KiB).
+pub const CHUNK_SIZE_MIN: u32 = 64 << 10;
+
+/// Largest number of blocks of any chunk: header block, payload header, a region per sector, data, tag.
+pub const CHUNK_BLOCKS_MAX: u32 = 2082;
+
+/// The format version that this crate writes and reads.
+pub const VERSION: u16 = 1;

@@ -44,7 +44,8 @@ pub struct Shape {
 fn child_span(level: u8) -> u64 {
     match level {
         0 => 1,
-        _ => u64::from(GROUP_BLOCKS).saturating_mul(u64::from(NODE_CHILDREN).saturating_pow(u32::from(level) - 1)),
+        _ => u64::from(GROUP_BLOCKS)
+            .saturating_mul(u64::from(NODE_CHILDREN).saturating_pow(u32::from(level) - 1)),
     }
 }
 
@@ -90,7 +91,10 @@ impl Shape {
 
     /// The node that covers the whole object and merges to its root.
     pub fn top(self) -> NodeId {
-        NodeId { level: self.top_level(), index: 0 }
+        NodeId {
+            level: self.top_level(),
+            index: 0,
+        }
     }
 
     /// Number of nodes at `level`; zero above the top.
@@ -98,7 +102,10 @@ impl Shape {
         if level > self.top_level() {
             return 0;
         }
-        u64::from(self.blocks).div_ceil(node_span(level)).try_into().unwrap_or(u32::MAX)
+        u64::from(self.blocks)
+            .div_ceil(node_span(level))
+            .try_into()
+            .unwrap_or(u32::MAX)
     }
 
     /// Number of children of `node`, `None` if the object has no such node.
@@ -107,7 +114,9 @@ impl Shape {
             return None;
         }
         let covered = u64::from(self.blocks) - u64::from(node.index) * node_span(node.level);
-        let children = covered.min(node_span(node.level)).div_ceil(child_span(node.level));
+        let children = covered
+            .min(node_span(node.level))
+            .div_ceil(child_span(node.level));
         u32::try_from(children).ok()
     }
 
@@ -123,7 +132,10 @@ impl Shape {
 
     /// Where the chaining value of `group` stands; `None` when the object is one group, checked against the root.
     pub fn group_parent(self, group: u32) -> Option<(NodeId, u32)> {
-        self.parent(NodeId { level: 0, index: group })
+        self.parent(NodeId {
+            level: 0,
+            index: group,
+        })
     }
 
     /// The nodes of level 1 and up, top first, each level from the left: what a receiver needs to check groups.
@@ -169,7 +181,10 @@ impl Shape {
 
 fn subtree_value(first_block: u64, bytes: &[u8]) -> Cv {
     let offset = first_block * BLOCK_SIZE as u64;
-    blake3::Hasher::new().set_input_offset(offset).update(bytes).finalize_non_root()
+    blake3::Hasher::new()
+        .set_input_offset(offset)
+        .update(bytes)
+        .finalize_non_root()
 }
 
 /// Merges two or more sibling values as BLAKE3 does: the left subtree takes the largest power of two.
@@ -178,7 +193,10 @@ fn merge(children: &[Cv], root: bool) -> Cv {
         return *only;
     }
     let left = children.len().next_power_of_two() / 2;
-    let (left, right) = (merge(&children[..left], false), merge(&children[left..], false));
+    let (left, right) = (
+        merge(&children[..left], false),
+        merge(&children[left..], false),
+    );
     if root {
         *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes()
     } else {
@@ -203,10 +221,17 @@ impl Tree {
         }
         let shape = Shape::new(u32::try_from(object.len() / BLOCK_SIZE).ok()?)?;
         if shape.top_level() == 0 {
-            return Some(Self { shape, root: *blake3::hash(object).as_bytes(), levels: Vec::new() });
+            return Some(Self {
+                shape,
+                root: *blake3::hash(object).as_bytes(),
+                levels: Vec::new(),
+            });
         }
         let groups = object.chunks(BLOCK_SIZE * GROUP_BLOCKS as usize);
-        let mut values: Vec<Cv> = (0..).zip(groups).map(|(group, bytes)| shape.group_value(group, bytes)).collect();
+        let mut values: Vec<Cv> = (0..)
+            .zip(groups)
+            .map(|(group, bytes)| shape.group_value(group, bytes))
+            .collect();
         let mut levels = Vec::new();
         for level in 1..=shape.top_level() {
             let parents = (0..shape.nodes(level))
@@ -216,7 +241,11 @@ impl Tree {
             levels.push(std::mem::replace(&mut values, parents));
         }
         let root = *values.first()?;
-        Some(Self { shape, root, levels })
+        Some(Self {
+            shape,
+            root,
+            levels,
+        })
     }
 
     /// The object's root: its plain BLAKE3 hash.
@@ -238,10 +267,18 @@ impl Tree {
             let first = index.checked_mul(GROUP_BLOCKS as usize)?;
             let blocks = object.chunks(BLOCK_SIZE).skip(first).take(count);
             let number = u32::try_from(first).ok()?;
-            return Some((number..).zip(blocks).map(|(block, bytes)| self.shape.block_value(block, bytes)).collect());
+            return Some(
+                (number..)
+                    .zip(blocks)
+                    .map(|(block, bytes)| self.shape.block_value(block, bytes))
+                    .collect(),
+            );
         };
         let first = index.checked_mul(NODE_CHILDREN as usize)?;
-        self.levels.get(level)?.get(first..first.checked_add(count)?).map(<[Cv]>::to_vec)
+        self.levels
+            .get(level)?
+            .get(first..first.checked_add(count)?)
+            .map(<[Cv]>::to_vec)
     }
 }
 
@@ -250,15 +287,23 @@ mod tests {
     use super::*;
 
     fn object(blocks: u32) -> Vec<u8> {
-        (0..blocks as usize * BLOCK_SIZE).map(|i| (i / 7 + i / 1024 * 31) as u8).collect()
+        (0..blocks as usize * BLOCK_SIZE)
+            .map(|i| (i / 7 + i / 1024 * 31) as u8)
+            .collect()
     }
 
     #[test]
     fn root_is_the_plain_hash_whatever_the_size() {
-        for blocks in (1..70).chain([511, 512, 513, 528, 529, 1024, 2064, 2065, 16384, 16385, 17000]) {
+        for blocks in (1..70).chain([
+            511, 512, 513, 528, 529, 1024, 2064, 2065, 16384, 16385, 17000,
+        ]) {
             let object = object(blocks);
             let tree = Tree::build(&object).unwrap();
-            assert_eq!(tree.root(), *blake3::hash(&object).as_bytes(), "{blocks} blocks");
+            assert_eq!(
+                tree.root(),
+                *blake3::hash(&object).as_bytes(),
+                "{blocks} blocks"
+            );
         }
     }
 
@@ -277,16 +322,32 @@ mod tests {
                     let node = NodeId { level, index };
                     let children = tree.node(&object, node).unwrap();
                     if blocks > 1 {
-                        assert_eq!(shape.merge(node, &children), Some(expected(node)), "{blocks} blocks, {node:?}");
+                        assert_eq!(
+                            shape.merge(node, &children),
+                            Some(expected(node)),
+                            "{blocks} blocks, {node:?}"
+                        );
                     }
                     if level == 0 {
                         let first = index * GROUP_BLOCKS;
                         let start = first as usize * BLOCK_SIZE;
                         let end = start + shape.group_blocks(index) as usize * BLOCK_SIZE;
-                        assert_eq!(shape.group_value(index, &object[start..end]), expected(node));
+                        assert_eq!(
+                            shape.group_value(index, &object[start..end]),
+                            expected(node)
+                        );
                     }
                 }
-                assert!(tree.node(&object, NodeId { level, index: shape.nodes(level) }).is_none());
+                assert!(
+                    tree.node(
+                        &object,
+                        NodeId {
+                            level,
+                            index: shape.nodes(level)
+                        }
+                    )
+                    .is_none()
+                );
             }
             assert_eq!(shape.nodes(shape.top_level()), 1);
             assert_eq!(shape.nodes(shape.top_level() + 1), 0);
@@ -303,7 +364,11 @@ mod tests {
         children[1][5] ^= 1;
         assert_ne!(tree.shape().merge(top, &children), Some(tree.root()));
         children.pop();
-        assert_eq!(tree.shape().merge(top, &children), None, "wrong number of children");
+        assert_eq!(
+            tree.shape().merge(top, &children),
+            None,
+            "wrong number of children"
+        );
     }
 
     #[test]
@@ -318,6 +383,12 @@ mod tests {
         let shape = Shape::new(u32::MAX).unwrap();
         assert_eq!(shape.nodes(shape.top_level()), 1);
         assert_eq!(shape.group_blocks(shape.groups() - 1), 15);
-        assert_eq!(shape.children(NodeId { level: 0, index: shape.groups() - 1 }), Some(15));
+        assert_eq!(
+            shape.children(NodeId {
+                level: 0,
+                index: shape.groups() - 1
+            }),
+            Some(15)
+        );
     }
 }

@@ -1,0 +1,226 @@
+//! What can be wrong with an image, and of which kind that is.
+
+use std::fmt;
+
+use crate::KeyId;
+
+/// A part of an image, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The image header.
+    Header,
+    /// The chunk with this index.
+    Chunk(u32),
+    /// The manifest.
+    Manifest,
+    /// The footer.
+    Footer,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header => f.write_str("image header"),
+            Self::Chunk(index) => write!(f, "chunk {index}"),
+            Self::Manifest => f.write_str("manifest"),
+            Self::Footer => f.write_str("footer"),
+        }
+    }
+}
+
+/// What the user can do about an error, and so which exit code it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// Not an image, cut short, or written by something newer or broken.
+    Input,
+    /// The bytes are not what the owner signed, or the owner or key is not the expected one.
+    Verification,
+    /// The caller asked for something the format does not allow.
+    Usage,
+    /// Reading the image failed.
+    Io,
+}
+
+/// Everything that can be wrong with an image or a key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file begins with other bytes.
+    #[error("not a frz image: it does not begin with the magic bytes FRZIMAGE")]
+    NotAnImage,
+    /// Written in a version that this program does not know.
+    #[error(
+        "{part}: format version {found}, this program reads version {}: use a newer program",
+        crate::VERSION
+    )]
+    Version {
+        /// Where.
+        part: Part,
+        /// The version found.
+        found: u16,
+    },
+    /// The image ends early.
+    #[error("{part}: cut short at byte {offset}: fetch the image again")]
+    Truncated {
+        /// What was being read.
+        part: Part,
+        /// Where the bytes ended.
+        offset: u64,
+    },
+    /// There are bytes after the footer.
+    #[error("{extra} bytes follow the end of the image: this is not the file that was written")]
+    Trailing {
+        /// Number of extra bytes, at least.
+        extra: u64,
+    },
+    /// A field holds a value that it cannot have.
+    #[error("{part}: {field} is not valid: the image is damaged")]
+    Field {
+        /// Where.
+        part: Part,
+        /// The field's name in the format document.
+        field: &'static str,
+    },
+    /// No chunk begins here.
+    #[error("no chunk or manifest at byte {offset}: the image is damaged")]
+    Lost {
+        /// Offset in the image.
+        offset: u64,
+    },
+    /// The signature does not fit.
+    #[error("{part}: the signature is wrong: the bytes are not what the owner signed")]
+    BadSignature {
+        /// Where.
+        part: Part,
+    },
+    /// Signed by somebody else.
+    #[error(
+        "the image is signed by key {signer}, which is not trusted here: name its public key with --trust"
+    )]
+    UntrustedSigner {
+        /// The signer that the image names.
+        signer: KeyId,
+    },
+    /// Not signed at all.
+    #[error(
+        "the image is not signed: install it only if you made it yourself, with --allow-unsigned"
+    )]
+    Unsigned,
+    /// This part belongs to another image or place.
+    #[error("{part}: {field} is not that of this image: it was taken from elsewhere")]
+    Foreign {
+        /// Where.
+        part: Part,
+        /// The field that differs.
+        field: &'static str,
+    },
+    /// The body is not the one that was signed.
+    #[error("{part}: its bytes do not have the signed hash: fetch the image again")]
+    Altered {
+        /// Where.
+        part: Part,
+    },
+    /// The image is encrypted and there is no key.
+    #[error("the image is encrypted: name its content key with --key")]
+    KeyMissing,
+    /// The content key is another image's.
+    #[error("the content key is not the key of this image")]
+    WrongKey,
+    /// Decryption failed although key and signature are right.
+    #[error("{part}: does not decrypt with the image's key")]
+    Decrypt {
+        /// Where.
+        part: Part,
+    },
+    /// Decompression failed, or gave another length than was signed.
+    #[error("{part}: does not decompress to its {expected} bytes")]
+    Decompress {
+        /// Where.
+        part: Part,
+        /// The signed length.
+        expected: u32,
+    },
+    /// Compression failed.
+    #[error("{part}: cannot be compressed: {source}")]
+    Compress {
+        /// Where.
+        part: Part,
+        /// The codec's words.
+        source: std::io::Error,
+    },
+    /// Decompressed data that is not what was imaged.
+    #[error("{part}: the decompressed data does not have the signed hash")]
+    PlainHash {
+        /// Where.
+        part: Part,
+    },
+    /// The manifest and the chunks disagree.
+    #[error("{part} is not the one that the manifest names: the image was put together from parts")]
+    NotInManifest {
+        /// Which chunk.
+        part: Part,
+    },
+    /// The chunks that came are not all that were signed.
+    #[error(
+        "the image has {found} chunks, its manifest {expected}: chunks are missing or were added"
+    )]
+    ChunkCount {
+        /// Number in the manifest.
+        expected: u32,
+        /// Number found.
+        found: u32,
+    },
+    /// A key file that is not one.
+    #[error("not {expected}: {detail}")]
+    BadKey {
+        /// What should have been there.
+        expected: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+    /// A value that the format cannot hold.
+    #[error("{field}: {detail}")]
+    Limit {
+        /// What.
+        field: &'static str,
+        /// Which limit.
+        detail: String,
+    },
+    /// Reading failed.
+    #[error("reading the image at byte {offset}: {source}")]
+    Io {
+        /// Where.
+        offset: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// The kind of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotAnImage
+            | Self::Version { .. }
+            | Self::Truncated { .. }
+            | Self::Trailing { .. }
+            | Self::Field { .. }
+            | Self::Lost { .. }
+            | Self::BadKey { .. } => ErrorKind::Input,
+            Self::BadSignature { .. }
+            | Self::UntrustedSigner { .. }
+            | Self::Unsigned
+            | Self::Foreign { .. }
+            | Self::Altered { .. }
+            | Self::KeyMissing
+            | Self::WrongKey
+            | Self::Decrypt { .. }
+            | Self::Decompress { .. }
+            | Self::PlainHash { .. }
+            | Self::NotInManifest { .. }
+            | Self::ChunkCount { .. } => ErrorKind::Verification,
+            Self::Compress { .. } | Self::Limit { .. } => ErrorKind::Usage,
+            Self::Io { .. } => ErrorKind::Io,
+        }
+    }
+}

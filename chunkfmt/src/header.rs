@@ -1,0 +1,275 @@
+//! The image header: 4 KiB that say what the image is, signed by its owner (docs/FORMAT.md, section 6).
+
+use uuid::Uuid;
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::cipher::{ImageKeys, fill_random};
+use crate::layout::{Identity, Prefix, SIGNATURE_AREA, expect_zero};
+use crate::signature::{sign_block, verify_block};
+use crate::{
+    CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, Cipher, Codec, ContentKey, Error, HEADER_SIZE, KeyId, Part,
+    SignatureAlgorithm, SigningKey, Trust, VerifyingKey,
+};
+
+const MAGIC: [u8; 8] = *b"FRZIMAGE";
+
+/// Longest image name in bytes of UTF-8.
+pub const NAME_MAX: usize = 255;
+
+const RESERVED: usize = HEADER_SIZE - SIGNATURE_AREA - 432;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Raw {
+    prefix: Prefix,
+    created: U64,
+    sector_size: U32,
+    chunk_size: U32,
+    disk_sectors: U64,
+    salt: [u8; 16],
+    key_check: [u8; 16],
+    base_uuid: [u8; 16],
+    base_epoch: U64,
+    base_manifest: [u8; 32],
+    name_length: U16,
+    zero: [u8; 2],
+    wrapped_length: U32,
+    name: [u8; 256],
+    reserved: [u8; RESERVED],
+    signature: [u8; SIGNATURE_AREA],
+}
+
+const _: () = assert!(size_of::<Raw>() == HEADER_SIZE);
+
+/// The image that a delta is relative to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The root of its manifest object.
+    pub manifest: [u8; 32],
+}
+
+/// What an image says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageHeader {
+    pub(crate) identity: Identity,
+    /// Seconds since 1970-01-01 UTC.
+    pub created: u64,
+    /// Bytes of a sector of the imaged disk: a power of two, 512 to 4096.
+    pub sector_size: u32,
+    /// Largest number of plain bytes in a chunk.
+    pub chunk_size: u32,
+    /// Sectors of the imaged disk.
+    pub disk_sectors: u64,
+    /// The image's name, at most [`NAME_MAX`] bytes.
+    pub name: String,
+    pub(crate) salt: [u8; 16],
+    pub(crate) key_check: [u8; 16],
+}
+
+impl ImageHeader {
+    /// Describes a new image with a fresh random UUID and salt.
+    ///
+    /// Encrypted if there is a content `key`, signed if there is a `signer`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a value that the format cannot hold.
+    pub fn new(
+        name: String,
+        epoch: u64,
+        sector_size: u32,
+        disk_sectors: u64,
+        key: Option<&ContentKey>,
+        signer: Option<&SigningKey>,
+    ) -> Result<Self, Error> {
+        let mut salt = [0; 16];
+        fill_random(&mut salt)?;
+        let uuid = Uuid::new_v4().into_bytes();
+        let header = Self {
+            identity: Identity {
+                uuid,
+                epoch,
+                signer: signer
+                    .map(|key| key.verifying_key().id())
+                    .unwrap_or_default(),
+                signature: signer.map_or(SignatureAlgorithm::None, |_| SignatureAlgorithm::Ed25519),
+                codec: Codec::Zstd,
+                cipher: key.map_or(Cipher::None, |_| Cipher::Aes256Gcm),
+            },
+            created: 0,
+            sector_size,
+            chunk_size: CHUNK_SIZE_MAX,
+            disk_sectors,
+            name,
+            salt,
+            key_check: ImageKeys::derive(key, &salt, &uuid).check(),
+        };
+        header.check()?;
+        Ok(header)
+    }
+
+    /// Names another codec than Zstandard.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Codec) -> Self {
+        self.identity.codec = codec;
+        self
+    }
+
+    /// The image's UUID.
+    pub fn uuid(&self) -> Uuid {
+        Uuid::from_bytes(self.identity.uuid)
+    }
+
+    /// The owner's version number of the image.
+    pub fn epoch(&self) -> u64 {
+        self.identity.epoch
+    }
+
+    /// Codec of the chunks that shrink.
+    pub fn codec(&self) -> Codec {
+        self.identity.codec
+    }
+
+    /// Cipher of chunks and manifest.
+    pub fn cipher(&self) -> Cipher {
+        self.identity.cipher
+    }
+
+    /// Algorithm of the owner's signatures.
+    pub fn signature_algorithm(&self) -> SignatureAlgorithm {
+        self.identity.signature
+    }
+
+    /// Who signed.
+    pub fn signer(&self) -> KeyId {
+        self.identity.signer
+    }
+
+    /// Bytes of the imaged disk.
+    pub fn disk_bytes(&self) -> u64 {
+        // `check` has made sure that this fits.
+        self.disk_sectors
+            .saturating_mul(u64::from(self.sector_size))
+    }
+
+    /// Reads a header and checks its form, not its signature.
+    ///
+    /// # Errors
+    /// [`Error::NotAnImage`], [`Error::Truncated`], [`Error::Version`], [`Error::Field`]
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let part = Part::Header;
+        if bytes.get(..MAGIC.len()).is_none_or(|magic| magic != MAGIC) {
+            return Err(Error::NotAnImage);
+        }
+        let truncated = || Error::Truncated {
+            part,
+            offset: bytes.len() as u64,
+        };
+        let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| truncated())?;
+        let identity = raw.prefix.identity(part)?;
+        expect_zero(&raw.zero, part)?;
+        expect_zero(&raw.reserved, part)?;
+        // Wrapped keys and deltas are not in this version yet; their fields must stay free.
+        expect_zero(raw.wrapped_length.as_bytes(), part)?;
+        expect_zero(&raw.base_uuid, part)?;
+        expect_zero(raw.base_epoch.as_bytes(), part)?;
+        expect_zero(&raw.base_manifest, part)?;
+        let field = |field| Error::Field { part, field };
+        let (name, padding) = raw
+            .name
+            .split_at_checked(usize::from(raw.name_length.get()))
+            .ok_or_else(|| field("name length"))?;
+        expect_zero(padding, part)?;
+        let name = std::str::from_utf8(name).map_err(|_| field("name"))?;
+        let header = Self {
+            identity,
+            created: raw.created.get(),
+            sector_size: raw.sector_size.get(),
+            chunk_size: raw.chunk_size.get(),
+            disk_sectors: raw.disk_sectors.get(),
+            name: name.into(),
+            salt: raw.salt,
+            key_check: raw.key_check,
+        };
+        header.check().map_err(|error| match error {
+            Error::Limit { field: name, .. } => field(name),
+            other => other,
+        })?;
+        Ok(header)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let limit = |field, detail: &str| {
+            Err(Error::Limit {
+                field,
+                detail: detail.into(),
+            })
+        };
+        if !self.sector_size.is_power_of_two() || !(512..=4096).contains(&self.sector_size) {
+            return limit("sector size", "512, 1024, 2048 or 4096 bytes");
+        }
+        if !(CHUNK_SIZE_MIN..=CHUNK_SIZE_MAX).contains(&self.chunk_size)
+            || !self.chunk_size.is_multiple_of(self.sector_size)
+        {
+            return limit("chunk size", "64 KiB to 2 MiB, in whole sectors");
+        }
+        if self
+            .disk_sectors
+            .checked_mul(u64::from(self.sector_size))
+            .is_none_or(|bytes| i64::try_from(bytes).is_err())
+        {
+            return limit("disk sectors", "less than 8 EiB");
+        }
+        if self.name.len() > NAME_MAX || self.name.chars().any(char::is_control) {
+            return limit("name", "at most 255 bytes, without control characters");
+        }
+        Ok(())
+    }
+
+    /// The header's bytes, signed with `signer`.
+    pub fn to_bytes(&self, signer: Option<&SigningKey>) -> Vec<u8> {
+        let mut name = [0; 256];
+        name[..self.name.len()].copy_from_slice(self.name.as_bytes());
+        let raw = Raw {
+            prefix: Prefix::new(MAGIC, &self.identity),
+            created: self.created.into(),
+            sector_size: self.sector_size.into(),
+            chunk_size: self.chunk_size.into(),
+            disk_sectors: self.disk_sectors.into(),
+            salt: self.salt,
+            key_check: self.key_check,
+            base_uuid: [0; 16],
+            base_epoch: 0.into(),
+            base_manifest: [0; 32],
+            name_length: u16::try_from(self.name.len()).unwrap_or(0).into(),
+            zero: [0; 2],
+            wrapped_length: 0.into(),
+            name,
+            reserved: [0; RESERVED],
+            signature: [0; SIGNATURE_AREA],
+        };
+        let mut bytes = raw.as_bytes().to_vec();
+        sign_block(signer, &mut bytes);
+        bytes
+    }
+
+    /// Checks the owner's signature over the header's `bytes`; returns the key that all else must be signed with
+    /// (`None`: nothing is checked, the caller allowed that).
+    ///
+    /// # Errors
+    /// [`Error::Unsigned`], [`Error::UntrustedSigner`], [`Error::BadSignature`]
+    pub(crate) fn verify(
+        &self,
+        bytes: &[u8],
+        trust: &Trust,
+    ) -> Result<Option<VerifyingKey>, Error> {
+        let key = trust.choose(self.identity.signature, self.identity.signer)?;
+        let bytes = bytes.get(..HEADER_SIZE).unwrap_or(bytes);
+        verify_block(key.as_ref(), self.identity.signature, bytes, Part::Header)?;
+        Ok(key)
+    }
+}

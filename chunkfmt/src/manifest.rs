@@ -1,0 +1,394 @@
+//! The manifest: what an image consists of, signed once (docs/FORMAT.md, section 9).
+//!
+//! Its signed head is one block that also travels in every announcement: whoever has it and the owner's key knows the
+//! root of the *manifest object* (image header, then manifest body), which names the root of every chunk.
+
+use uuid::Uuid;
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::cipher::{ImageKeys, TAG_SIZE};
+use crate::layout::{Identity, Prefix, SIGNATURE_AREA, blocks_of, expect_zero};
+use crate::signature::{sign_block, verify_block};
+use crate::tree::Cv;
+use crate::{
+    BLOCK_SIZE, CHUNK_BLOCKS_MAX, Cipher, Codec, Error, HEADER_SIZE, ImageHeader, KeyId, Part,
+    SigningKey, Span, Trust,
+};
+
+const MAGIC: [u8; 8] = *b"FRZMANIF";
+const PART: Part = Part::Manifest;
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawHead {
+    prefix: Prefix,
+    chunks: U32,
+    object_blocks: U32,
+    body_length: U64,
+    chunk_blocks: U64,
+    object_root: Cv,
+    plain_bytes: U64,
+    reserved: [u8; 392],
+    signature: [u8; SIGNATURE_AREA],
+}
+
+const _: () = assert!(size_of::<RawHead>() == BLOCK_SIZE);
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawEntry {
+    blocks: U32,
+    parity_blocks: U32,
+    root: Cv,
+    parity_root: Cv,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawSecret {
+    span_first: U64,
+    span_sectors: U64,
+    plain_hash: [u8; 32],
+}
+
+const ENTRY: u64 = size_of::<RawEntry>() as u64;
+const SECRET: u64 = size_of::<RawSecret>() as u64;
+
+/// What everybody may know of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkEntry {
+    /// Blocks of the chunk, its header block included.
+    pub blocks: u32,
+    /// BLAKE3 root over these blocks.
+    pub root: Cv,
+}
+
+/// What tells about the content of a chunk; sealed with the content key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkSecret {
+    /// The sectors that the chunk answers for.
+    pub span: Span,
+    /// Keyed hash of its plain data.
+    pub plain_hash: [u8; 32],
+}
+
+/// The signed first block of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestHead {
+    identity: Identity,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Blocks of the manifest object: image header and manifest body.
+    pub object_blocks: u32,
+    /// BLAKE3 root of the manifest object.
+    pub object_root: Cv,
+    /// Bytes of the manifest body without padding.
+    pub body_length: u64,
+    /// Blocks of all chunks together.
+    pub chunk_blocks: u64,
+    /// Bytes of disk data in all chunks together.
+    pub plain_bytes: u64,
+}
+
+fn body_length(chunks: u64, cipher: Cipher) -> u64 {
+    let tag = if cipher == Cipher::None {
+        0
+    } else {
+        TAG_SIZE as u64
+    };
+    chunks.saturating_mul(ENTRY + SECRET).saturating_add(tag)
+}
+
+impl ManifestHead {
+    /// Whether `block` begins like a manifest, to tell it from a chunk.
+    pub fn is_manifest(block: &[u8]) -> bool {
+        block.starts_with(&MAGIC)
+    }
+
+    /// Reads a manifest head and checks its form, not its signature.
+    ///
+    /// # Errors
+    /// [`Error::Field`], [`Error::Version`], [`Error::Truncated`]
+    pub fn parse(block: &[u8]) -> Result<Self, Error> {
+        let field = |field| Error::Field { part: PART, field };
+        let truncated = |_| Error::Truncated {
+            part: PART,
+            offset: block.len() as u64,
+        };
+        let (raw, _) = RawHead::ref_from_prefix(block).map_err(truncated)?;
+        if raw.prefix.magic != MAGIC {
+            return Err(field("magic"));
+        }
+        let identity = raw.prefix.identity(PART)?;
+        expect_zero(&raw.reserved, PART)?;
+        let head = Self {
+            chunks: raw.chunks.get(),
+            object_blocks: raw.object_blocks.get(),
+            object_root: raw.object_root,
+            body_length: raw.body_length.get(),
+            chunk_blocks: raw.chunk_blocks.get(),
+            plain_bytes: raw.plain_bytes.get(),
+            identity,
+        };
+        if head.body_length != body_length(u64::from(head.chunks), head.identity.cipher) {
+            return Err(field("body length"));
+        }
+        if u64::from(head.object_blocks)
+            != blocks_of(HEADER_SIZE as u64) + blocks_of(head.body_length)
+        {
+            return Err(field("object blocks"));
+        }
+        Ok(head)
+    }
+
+    /// Checks the owner's signature over the head's `block`.
+    ///
+    /// # Errors
+    /// [`Error::Unsigned`], [`Error::UntrustedSigner`], [`Error::BadSignature`]
+    pub fn verify(&self, block: &[u8], trust: &Trust) -> Result<(), Error> {
+        let key = trust.choose(self.identity.signature, self.identity.signer)?;
+        verify_block(
+            key.as_ref(),
+            self.identity.signature,
+            block.get(..BLOCK_SIZE).unwrap_or(block),
+            PART,
+        )
+    }
+
+    /// Checks that head and header are of the same image.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`]
+    pub fn belongs_to(&self, header: &ImageHeader) -> Result<(), Error> {
+        header.identity.expect(&self.identity, PART)?;
+        match header.codec() == self.identity.codec {
+            true => Ok(()),
+            false => Err(Error::Foreign {
+                part: PART,
+                field: "codec",
+            }),
+        }
+    }
+
+    /// The image's UUID.
+    pub fn uuid(&self) -> Uuid {
+        Uuid::from_bytes(self.identity.uuid)
+    }
+
+    /// The image's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.identity.epoch
+    }
+
+    /// Who signed.
+    pub fn signer(&self) -> KeyId {
+        self.identity.signer
+    }
+
+    /// The image's codec.
+    pub fn codec(&self) -> Codec {
+        self.identity.codec
+    }
+
+    /// Bytes of the manifest body with its padding.
+    pub fn padded_body_length(&self) -> u64 {
+        blocks_of(self.body_length).saturating_mul(BLOCK_SIZE as u64)
+    }
+
+    /// Bytes of the whole image file: header, chunks, manifest, footer.
+    pub fn image_bytes(&self) -> u64 {
+        let blocks = self
+            .chunk_blocks
+            .saturating_add(u64::from(self.object_blocks))
+            .saturating_add(2);
+        blocks.saturating_mul(BLOCK_SIZE as u64)
+    }
+
+    fn to_block(&self, signer: Option<&SigningKey>) -> Vec<u8> {
+        let raw = RawHead {
+            prefix: Prefix::new(MAGIC, &self.identity),
+            chunks: self.chunks.into(),
+            object_blocks: self.object_blocks.into(),
+            body_length: self.body_length.into(),
+            chunk_blocks: self.chunk_blocks.into(),
+            object_root: self.object_root,
+            plain_bytes: self.plain_bytes.into(),
+            reserved: [0; 392],
+            signature: [0; SIGNATURE_AREA],
+        };
+        let mut block = raw.as_bytes().to_vec();
+        sign_block(signer, &mut block);
+        block
+    }
+}
+
+/// A manifest whose object has the root that its head names.
+#[derive(Clone, Debug)]
+pub struct Manifest {
+    /// Its signed first block.
+    pub head: ManifestHead,
+    /// The chunks, in order.
+    pub entries: Vec<ChunkEntry>,
+    /// The private part, sealed or not, as it stands in the body.
+    sealed: Vec<u8>,
+}
+
+impl Manifest {
+    /// Reads the manifest object: the image header's bytes, then the manifest body with its padding.
+    ///
+    /// Returns the header that the object begins with; its signature is not checked here.
+    ///
+    /// # Errors
+    /// [`Error::Altered`] if the object does not have the head's root; [`Error::Field`], [`Error::Foreign`]
+    pub fn parse(head: ManifestHead, object: &[u8]) -> Result<(ImageHeader, Self), Error> {
+        let field = |field| Error::Field { part: PART, field };
+        if *blake3::hash(object).as_bytes() != head.object_root {
+            return Err(Error::Altered { part: PART });
+        }
+        let (header, body) = object
+            .split_at_checked(HEADER_SIZE)
+            .ok_or_else(|| field("object blocks"))?;
+        let header = ImageHeader::parse(header)?;
+        head.belongs_to(&header)?;
+        if body.len() as u64 != head.padded_body_length() {
+            return Err(field("object blocks"));
+        }
+        let count = usize::try_from(head.chunks).map_err(|_| field("chunk count"))?;
+        let (table, rest) = <[RawEntry]>::ref_from_prefix_with_elems(body, count)
+            .map_err(|_| field("chunk count"))?;
+        let sealed_length = usize::try_from(head.body_length)
+            .ok()
+            .and_then(|length| length.checked_sub(body.len() - rest.len()))
+            .ok_or_else(|| field("body length"))?;
+        let (sealed, padding) = rest
+            .split_at_checked(sealed_length)
+            .ok_or_else(|| field("body length"))?;
+        expect_zero(padding, PART)?;
+        let mut entries = Vec::with_capacity(count);
+        let mut chunk_blocks = 0_u64;
+        for raw in table {
+            // Parity is not in this version yet.
+            expect_zero(raw.parity_blocks.as_bytes(), PART)?;
+            expect_zero(&raw.parity_root, PART)?;
+            let entry = ChunkEntry {
+                blocks: raw.blocks.get(),
+                root: raw.root,
+            };
+            if !(2..=CHUNK_BLOCKS_MAX).contains(&entry.blocks) {
+                return Err(field("chunk blocks"));
+            }
+            chunk_blocks = chunk_blocks.saturating_add(u64::from(entry.blocks));
+            entries.push(entry);
+        }
+        if chunk_blocks != head.chunk_blocks {
+            return Err(field("total of chunk blocks"));
+        }
+        Ok((
+            header,
+            Self {
+                head,
+                entries,
+                sealed: sealed.to_vec(),
+            },
+        ))
+    }
+
+    /// Opens the private part and checks that the chunks' spans tile the disk.
+    ///
+    /// # Errors
+    /// [`Error::Decrypt`], [`Error::Field`]
+    pub(crate) fn secrets(
+        &self,
+        keys: &ImageKeys,
+        header: &ImageHeader,
+    ) -> Result<Vec<ChunkSecret>, Error> {
+        let mut sealed = self.sealed.clone();
+        let plain = match keys.manifest_cipher(header.cipher())? {
+            Some(cipher) => cipher.open(0, &header.identity.uuid, &mut sealed, PART)?,
+            None => &mut sealed,
+        };
+        let field = |field| Error::Field { part: PART, field };
+        let table = <[RawSecret]>::ref_from_bytes(plain).map_err(|_| field("private part"))?;
+        let mut position = 0_u64;
+        let mut secrets = Vec::with_capacity(table.len());
+        for raw in table {
+            let span = Span {
+                first: raw.span_first.get(),
+                sectors: raw.span_sectors.get(),
+            };
+            if span.first != position || span.sectors == 0 {
+                return Err(field("tiling of the disk"));
+            }
+            position = span
+                .first
+                .checked_add(span.sectors)
+                .ok_or_else(|| field("span"))?;
+            secrets.push(ChunkSecret {
+                span,
+                plain_hash: raw.plain_hash,
+            });
+        }
+        match position == header.disk_sectors {
+            true => Ok(secrets),
+            false => Err(field("tiling of the disk")),
+        }
+    }
+
+    /// Makes the manifest of an image: its head block, then its padded body, as they follow the last chunk.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for more than 2^32 - 1 chunks.
+    pub(crate) fn build(
+        header: &ImageHeader,
+        header_bytes: &[u8],
+        keys: &ImageKeys,
+        signer: Option<&SigningKey>,
+        chunks: &[(ChunkEntry, ChunkSecret)],
+        plain_bytes: u64,
+    ) -> Result<Vec<u8>, Error> {
+        let limit = |detail: &str| Error::Limit {
+            field: "chunks",
+            detail: detail.into(),
+        };
+        let mut object = header_bytes.to_vec();
+        let mut chunk_blocks = 0_u64;
+        for (entry, _) in chunks {
+            let raw = RawEntry {
+                blocks: entry.blocks.into(),
+                parity_blocks: 0.into(),
+                root: entry.root,
+                parity_root: [0; 32],
+            };
+            object.extend_from_slice(raw.as_bytes());
+            chunk_blocks = chunk_blocks.saturating_add(u64::from(entry.blocks));
+        }
+        let private = object.len();
+        for (_, secret) in chunks {
+            let raw = RawSecret {
+                span_first: secret.span.first.into(),
+                span_sectors: secret.span.sectors.into(),
+                plain_hash: secret.plain_hash,
+            };
+            object.extend_from_slice(raw.as_bytes());
+        }
+        if let Some(cipher) = keys.manifest_cipher(header.cipher())? {
+            let tag = cipher.seal(0, &header.identity.uuid, &mut object[private..], PART)?;
+            object.extend_from_slice(&tag);
+        }
+        object.resize(object.len().next_multiple_of(BLOCK_SIZE), 0);
+        let head = ManifestHead {
+            identity: header.identity.clone(),
+            chunks: u32::try_from(chunks.len()).map_err(|_| limit("too many"))?,
+            object_blocks: u32::try_from(object.len() / BLOCK_SIZE)
+                .map_err(|_| limit("too many"))?,
+            object_root: *blake3::hash(&object).as_bytes(),
+            body_length: body_length(chunks.len() as u64, header.cipher()),
+            chunk_blocks,
+            plain_bytes,
+        };
+        let mut bytes = head.to_block(signer);
+        bytes.extend_from_slice(&object[HEADER_SIZE..]);
+        Ok(bytes)
+    }
+}
