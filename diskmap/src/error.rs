@@ -1,0 +1,306 @@
+//! What can go wrong, in three kinds: the disk cannot be read, it is sound but not understood
+//! (incompatible), or it contradicts itself (corrupt); each with the place.
+//!
+//! Only reading stops the mapping. The other two become a [`Warning`] and a raw copy, or an
+//! [`Error`] when the caller asked for strictness.
+
+use std::fmt;
+use std::io;
+
+use thiserror::Error;
+
+/// Why a disk could not be mapped.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source failed to deliver bytes.
+    #[error("cannot read {length} bytes at byte {offset} of the disk: {source}")]
+    Io {
+        /// Byte offset on the disk.
+        offset: u64,
+        /// Bytes wanted.
+        length: usize,
+        /// What the source said.
+        source: io::Error,
+    },
+    /// The caller gave a sector size that no disk has.
+    #[error("a sector size of {0} bytes is not supported: use 512, 1024, 2048 or 4096")]
+    SectorSize(u32),
+    /// The source ends in the middle of a sector.
+    #[error(
+        "the disk has {size} bytes, not a multiple of its {sector_size}-byte sectors: it is \
+         truncated, or the sector size is wrong"
+    )]
+    PartialSector {
+        /// Bytes in the source.
+        size: u64,
+        /// Bytes in a sector.
+        sector_size: u32,
+    },
+    /// With [`crate::Options::strict`]: something sound that is not understood.
+    #[error("{place}: {kind}")]
+    Incompatible {
+        /// Where.
+        place: Place,
+        /// What.
+        kind: Incompatible,
+    },
+    /// With [`crate::Options::strict`]: something that contradicts itself.
+    #[error("{place}: {kind}")]
+    Corrupt {
+        /// Where.
+        place: Place,
+        /// What.
+        kind: Corrupt,
+    },
+}
+
+/// A place on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The partition, if it is one partition's matter.
+    pub partition: Option<u32>,
+    /// Byte offset on the disk.
+    pub offset: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(number) = self.partition {
+            write!(f, "partition {number}, ")?;
+        }
+        write!(f, "byte {} of the disk", self.offset)
+    }
+}
+
+/// Sound, as far as one can tell, but not understood: it may hold data anywhere.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Incompatible {
+    /// Feature bits whose effect on the allocation is not known.
+    #[error("the ext filesystem has unsupported {set} features {bits:#x}")]
+    ExtFeatures {
+        /// `compat`, `incompat` or `ro_compat`.
+        set: &'static str,
+        /// The bits that are not supported.
+        bits: u32,
+    },
+    /// A superblock revision later than 1.
+    #[error("the ext superblock has revision {0}; 0 and 1 are known")]
+    ExtRevision(u32),
+    /// A metadata checksum other than CRC-32C.
+    #[error("the ext filesystem uses checksum type {0}; 1 (crc32c) is known")]
+    ExtChecksumType(u8),
+    /// The journal has not been replayed: the bitmaps on the disk may be stale.
+    #[error("the ext journal needs recovery: unmount the filesystem or run e2fsck, then try again")]
+    ExtNeedsRecovery,
+    /// Not unmounted cleanly, or errors recorded: the bitmaps may be wrong.
+    #[error(
+        "the ext filesystem is not marked clean (state {0:#x}): unmount it or run e2fsck, then try again"
+    )]
+    ExtNotClean(u16),
+    /// A filesystem whose journal is on another device.
+    #[error("the ext filesystem has its journal on another device")]
+    ExtExternalJournal,
+    /// More block groups than a sane filesystem of this size has.
+    #[error("the ext filesystem has {0} block groups, more than are mapped")]
+    ExtTooManyGroups(u64),
+    /// Bigalloc clusters that do not start at block 0: two readings are possible.
+    #[error("the ext filesystem has clusters counted from block {0}")]
+    ExtClusterOrigin(u32),
+    /// Two owners claim the region.
+    #[error("signatures of {first} and of {second}; erase the stale one with wipefs")]
+    Ambiguous {
+        /// One.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// A GPT that the MBR does not announce, which operating systems read differently.
+    #[error("a GPT without a protective MBR entry; repair or erase it with gdisk")]
+    NoProtectiveEntry,
+    /// A GPT entry of an unusual size.
+    #[error("GPT entries of {0} bytes are not supported")]
+    GptEntrySize(u32),
+    /// The free space is in too many pieces to list them all.
+    #[error("free space in more than {0} pieces")]
+    TooManyFreeRuns(usize),
+}
+
+/// A structure that contradicts itself, its checksum or another structure.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Corrupt {
+    /// A structure would lie past the end of its disk or partition.
+    #[error("a structure lies past the end of its disk or partition")]
+    PastEnd,
+    /// No `EFI PART` where a header must stand.
+    #[error("no GPT header")]
+    GptSignature,
+    /// The header does not match its CRC-32.
+    #[error("the GPT header does not match its checksum")]
+    GptHeaderChecksum,
+    /// The entries do not match their CRC-32.
+    #[error("the GPT entries do not match their checksum")]
+    GptEntriesChecksum,
+    /// A header field that makes no sense.
+    #[error("the GPT header has a bad {0}")]
+    GptField(&'static str),
+    /// A partition reaches out of the disk, or out of the extended partition it belongs to.
+    #[error("the partition (sectors {first} to {last}) lies outside the disk or its container")]
+    PartitionOutside {
+        /// First sector.
+        first: u64,
+        /// Last sector.
+        last: u64,
+    },
+    /// Two partitions share sectors.
+    #[error("the partition shares sectors with another one")]
+    PartitionOverlap,
+    /// The chain of extended boot records is broken.
+    #[error("the chain of logical partitions {0}")]
+    ExtendedChain(&'static str),
+    /// The superblock does not match its CRC-32C.
+    #[error("the ext superblock does not match its checksum")]
+    ExtSuperblockChecksum,
+    /// A superblock field that makes no sense.
+    #[error("the ext superblock has a bad {field} ({value})")]
+    ExtField {
+        /// Name of the field in the kernel's `struct ext4_super_block`, without `s_`.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// The filesystem is larger than its partition.
+    #[error("the ext filesystem has {filesystem} bytes, its partition only {partition}")]
+    ExtLargerThanPartition {
+        /// Bytes of the filesystem.
+        filesystem: u64,
+        /// Bytes of the partition.
+        partition: u64,
+    },
+    /// A group descriptor does not match its checksum.
+    #[error("the descriptor of block group {0} does not match its checksum")]
+    ExtDescriptorChecksum(u32),
+    /// A block bitmap does not match its checksum.
+    #[error("the block bitmap of block group {0} does not match its checksum")]
+    ExtBitmapChecksum(u32),
+    /// Bitmap and descriptor disagree about the number of free clusters.
+    #[error(
+        "block group {group} has {bitmap} free clusters by its bitmap, {descriptor} by its descriptor"
+    )]
+    ExtFreeCount {
+        /// Block group.
+        group: u32,
+        /// Free clusters of the descriptor.
+        descriptor: u32,
+        /// Zero bits of the bitmap.
+        bitmap: u32,
+    },
+    /// A bitmap or an inode table lies outside the filesystem or its group.
+    #[error("metadata of block group {0} lies outside of it")]
+    ExtMetadataOutside(u32),
+    /// Two pieces of metadata share a block.
+    #[error("block {0} is claimed by two pieces of ext metadata")]
+    ExtMetadataOverlap(u64),
+    /// A block bitmap calls metadata free.
+    #[error("block {0} holds ext metadata, but the bitmap calls it free")]
+    ExtMetadataFree(u64),
+    /// Group 0 always has a bitmap.
+    #[error("the bitmap of block group 0 is marked uninitialised")]
+    ExtFirstGroupUninit,
+}
+
+/// Incompatible or corrupt.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Cause {
+    /// Sound but not understood.
+    #[error(transparent)]
+    Incompatible(#[from] Incompatible),
+    /// Contradicts itself.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
+
+/// What was done about a finding. In every case more is saved, never less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// All sectors of the disk are saved.
+    RawDisk,
+    /// All sectors of the partition are saved.
+    RawPartition,
+    /// The backup GPT was used.
+    BackupUsed,
+    /// The backup GPT is of no use; the primary one was used.
+    PrimaryUsed,
+    /// Partitions further down the chain are not seen; their sectors are saved.
+    ChainCut,
+    /// The shortest free runs are saved too.
+    ShortRunsSaved,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RawDisk => "the whole disk is copied raw",
+            Self::RawPartition => "the partition is copied raw",
+            Self::BackupUsed => "the backup GPT is used",
+            Self::PrimaryUsed => "the backup GPT is damaged, the primary one is used",
+            Self::ChainCut => "the rest of the extended partition is copied raw",
+            Self::ShortRunsSaved => "the shortest of them are copied too",
+        })
+    }
+}
+
+/// Something found on the disk that made the map larger than it could be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub cause: Cause,
+    /// The consequence.
+    pub effect: Effect,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.place, self.cause, self.effect)
+    }
+}
+
+impl From<Warning> for Error {
+    fn from(warning: Warning) -> Self {
+        let place = warning.place;
+        match warning.cause {
+            Cause::Incompatible(kind) => Self::Incompatible { place, kind },
+            Cause::Corrupt(kind) => Self::Corrupt { place, kind },
+        }
+    }
+}
+
+/// What a parser reports: the source failed, or it found something at a byte of the disk.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Io(Error),
+    Found { offset: u64, cause: Cause },
+}
+
+impl Fault {
+    /// The finding as a warning; the error of the source stays an error.
+    pub(crate) fn into_warning(
+        self,
+        partition: Option<u32>,
+        effect: Effect,
+    ) -> Result<Warning, Error> {
+        match self {
+            Self::Io(error) => Err(error),
+            Self::Found { offset, cause } => Ok(Warning {
+                place: Place { partition, offset },
+                cause,
+                effect,
+            }),
+        }
+    }
+}

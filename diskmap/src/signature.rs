@@ -1,0 +1,187 @@
+//! Contents that are recognised by a signature but not parsed: copied raw.
+//!
+//! They also guard the parsed ones: an ext superblock survives in the first 64 KiB when another
+//! filesystem, RAID or encryption is put over it, and its bitmaps then describe data that is long
+//! gone. A region with two signatures is ambiguous and copied raw. Offsets: util-linux 2.41,
+//! `libblkid/src/superblocks`.
+
+#![warn(clippy::arithmetic_side_effects, clippy::as_conversions)]
+
+use crate::error::Fault;
+use crate::source::Window;
+
+/// A signature that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Signature {
+    pub(crate) name: &'static str,
+    /// Byte offset in the window.
+    pub(crate) offset: u64,
+}
+
+const MD_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
+const LUKS: &str = "LUKS encryption";
+const LVM: &str = "LVM";
+const SWAP: &str = "swap";
+const MD: &str = "Linux software RAID";
+const ZFS: &str = "ZFS";
+const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
+const IMSM_MAGIC: &[u8] = b"Intel Raid ISM Cfg Sig. ";
+
+/// Signatures at a fixed distance from the start.
+const AT_START: &[(&str, u64, &[u8])] = &[
+    (LUKS, 0, b"LUKS\xba\xbe"),
+    ("XFS", 0, b"XFSB"),
+    ("squashfs", 0, b"hsqs"),
+    ("NTFS", 3, b"NTFS    "),
+    ("exFAT", 3, b"EXFAT   "),
+    ("BitLocker", 3, b"-FVE-FS-"),
+    ("APFS", 32, b"NXSB"),
+    ("FAT", 54, b"FAT12   "),
+    ("FAT", 54, b"FAT16   "),
+    ("FAT", 82, b"FAT32   "),
+    (LVM, 0, b"LABELONE"),
+    (LVM, 512, b"LABELONE"),
+    (LVM, 1024, b"LABELONE"),
+    (LVM, 1536, b"LABELONE"),
+    ("F2FS", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
+    (MD, 0, &MD_MAGIC),
+    (MD, 4096, &MD_MAGIC),
+    (SWAP, 4086, b"SWAPSPACE2"),
+    (SWAP, 8182, b"SWAPSPACE2"),
+    (SWAP, 16374, b"SWAPSPACE2"),
+    (SWAP, 32758, b"SWAPSPACE2"),
+    (SWAP, 65526, b"SWAPSPACE2"),
+    (
+        "bcache",
+        4120,
+        &[
+            0xc6, 0x85, 0x73, 0xf6, 0x4e, 0x1a, 0x45, 0xca, 0x82, 0x65, 0xf5, 0x7f, 0x48, 0xba,
+            0x6d, 0x81,
+        ],
+    ),
+    ("UFS", 9564, &[0x54, 0x19, 0x01, 0x00]),
+    ("UFS", 66908, &[0x19, 0x01, 0x54, 0x19]),
+    ("JFS", 32768, b"JFS1"),
+    ("ISO 9660", 32769, b"CD001"),
+    ("ReiserFS", 65588, b"ReIsEr"),
+    ("Btrfs", 65600, b"_BHRfS_M"),
+];
+/// Enough for every entry above.
+const START_LEN: usize = 68 << 10;
+
+/// The array of uberblocks of the first ZFS label (OpenZFS `vdev_impl.h`).
+const ZFS_UBERBLOCKS: u64 = 128 << 10;
+const ZFS_UBERBLOCKS_LEN: usize = 128 << 10;
+const ZFS_MAGIC: u64 = 0x00ba_b10c;
+
+/// Lists the signatures in a window, in the order of their tables.
+pub(crate) fn find(window: &Window<'_>) -> Result<Vec<Signature>, Fault> {
+    let mut found = Vec::new();
+    let start = read_clipped(window, 0, START_LEN)?;
+    for &(name, offset, magic) in AT_START {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        if start.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
+            found.push(Signature { name, offset });
+        }
+    }
+    let uberblocks = read_clipped(window, ZFS_UBERBLOCKS, ZFS_UBERBLOCKS_LEN)?;
+    let is_uberblock = |block: &&[u8]| {
+        block.starts_with(&ZFS_MAGIC.to_le_bytes()) || block.starts_with(&ZFS_MAGIC.to_be_bytes())
+    };
+    if uberblocks.chunks(1024).any(|block| is_uberblock(&block)) {
+        found.push(Signature {
+            name: ZFS,
+            offset: ZFS_UBERBLOCKS,
+        });
+    }
+    for (name, offset, magic) in at_end(window.len()) {
+        if read_clipped(window, offset, magic.len())? == magic {
+            found.push(Signature { name, offset });
+        }
+    }
+    Ok(found)
+}
+
+/// Signatures of RAID members, which stand at the end. A mirror with its superblock there looks
+/// like the filesystem it holds, a stripe does too, and only for the mirror that is true.
+fn at_end(len: u64) -> Vec<(&'static str, u64, &'static [u8])> {
+    const MD_BE: [u8; 4] = [0xa9, 0x2b, 0x4e, 0xfc];
+    let mut list: Vec<(&str, u64, &[u8])> = Vec::new();
+    // md 0.90: the last whole 64 KiB; md 1.0: at least 8 KiB before the end, on 4 KiB.
+    if let Some(at) = (len & !0xffff).checked_sub(0x1_0000) {
+        list.push((MD, at, &MD_MAGIC));
+        list.push((MD, at, &MD_BE));
+    }
+    if let Some(at) = len.checked_sub(8192) {
+        list.push((MD, at & !0xfff, &MD_MAGIC));
+    }
+    for sector in [512_u64, 4096] {
+        if let Some(at) = len.checked_sub(sector.saturating_mul(2)) {
+            list.push(("Intel RAID", at, IMSM_MAGIC));
+        }
+        if let Some(at) = len.checked_sub(sector) {
+            list.push(("DDF RAID", at, &DDF_MAGIC));
+        }
+    }
+    list
+}
+
+/// Up to `len` bytes at `offset`; fewer, or none, at the end of the window.
+fn read_clipped(window: &Window<'_>, offset: u64, len: usize) -> Result<Vec<u8>, Fault> {
+    let left = usize::try_from(window.len().saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; len.min(left)];
+    if !bytes.is_empty() {
+        window.read(&mut bytes, offset)?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(bytes: &[u8]) -> Vec<&'static str> {
+        find(&Window::disk(&bytes))
+            .unwrap()
+            .iter()
+            .map(|found| found.name)
+            .collect()
+    }
+
+    #[test]
+    fn every_signature_at_the_start_is_found() {
+        for &(name, offset, magic) in AT_START {
+            let mut bytes = vec![0; 300 << 10];
+            let at = usize::try_from(offset).unwrap();
+            bytes[at..at + magic.len()].copy_from_slice(magic);
+            assert_eq!(names(&bytes), [name]);
+        }
+    }
+
+    #[test]
+    fn signatures_at_the_end_are_found_at_odd_lengths_too() {
+        for len in [1 << 20, (1 << 20) + 512, (3 << 20) + 7 * 512] {
+            for (name, offset, magic) in at_end(len) {
+                let mut bytes = vec![0; usize::try_from(len).unwrap()];
+                let at = usize::try_from(offset).unwrap();
+                bytes[at..at + magic.len()].copy_from_slice(magic);
+                assert!(names(&bytes).contains(&name), "{name} at {offset} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_zfs_label_is_found_by_any_of_its_uberblocks() {
+        let mut bytes = vec![0; 300 << 10];
+        let at = (128 << 10) + 77 * 1024;
+        bytes[at..at + 8].copy_from_slice(&ZFS_MAGIC.to_be_bytes());
+        assert_eq!(names(&bytes), [ZFS]);
+    }
+
+    #[test]
+    fn tiny_windows_hold_nothing() {
+        for len in [0, 1, 511, 512, 1024, 4095] {
+            assert!(names(&vec![0; len]).is_empty());
+        }
+    }
+}
