@@ -288,7 +288,7 @@ mod tests {
 
     fn object(blocks: u32) -> Vec<u8> {
         (0..blocks as usize * BLOCK_SIZE)
-            .map(|i| (i / 7 + i / 1024 * 31) as u8)
+            .map(|i| (i / 7 + i / 1024 * 31).to_le_bytes()[0])
             .collect()
     }
 
