@@ -1,9 +1,13 @@
-//! What all the command line tools have in common: exit codes and error lines, key files, units, progress.
+//! What all the command line tools have in common: exit codes and error lines, key files, units, progress,
+//! and what Linux tells about block devices.
 
 pub mod confirm;
+pub mod device;
 pub mod exit;
+pub mod interrupt;
 pub mod keys;
 pub mod progress;
 pub mod units;
 
+pub use interrupt::Interrupt;
 pub use exit::{Exit, Failure, run};

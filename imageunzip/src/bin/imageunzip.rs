@@ -1,0 +1,11 @@
+//! Installs an image from a file or a pipe.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use imageunzip::unzip::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    frisbee_cli::run("imageunzip", || cli.run())
+}

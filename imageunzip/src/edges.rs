@@ -1,0 +1,87 @@
+//! The two ends of a disk, where partition tables and boot sectors are.
+//!
+//! They are wiped before the first write and written after everything else is on the disk, so that firmware never
+//! finds something to boot on a disk that is not complete: 64 KiB at each end hold MBR, GPT and backup GPT (with
+//! sectors of 4 KiB too), and the superblock of a filesystem without a partition table.
+
+/// Bytes held back at each end.
+const EDGE: u64 = 64 * 1024;
+
+/// Parts of the disk that are held back until the end.
+pub(crate) struct Edges {
+    /// Offset of the tail; the head is `0..head.len()`.
+    tail_at: u64,
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Edges {
+    /// The edges of a disk of this many bytes.
+    pub(crate) fn new(disk_bytes: u64) -> Self {
+        let length = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
+        let head = disk_bytes.min(EDGE);
+        let tail = (disk_bytes - head).min(EDGE);
+        Self { tail_at: disk_bytes - tail, head: vec![0; length(head)], tail: vec![0; length(tail)] }
+    }
+
+    /// Offset and bytes of both edges. Before anything was kept, they are zeros.
+    pub(crate) fn parts(&self) -> [(u64, &[u8]); 2] {
+        [(0, &self.head), (self.tail_at, &self.tail)]
+    }
+
+    /// Keeps what of `data`, to be written at `offset`, lies in an edge. Returns what does not, with its offset.
+    pub(crate) fn keep<'a>(&mut self, offset: u64, data: &'a [u8]) -> (u64, &'a [u8]) {
+        let (start, end) = self.middle(offset, data.len() as u64);
+        let local = |position: u64| usize::try_from(position - offset).unwrap_or(data.len());
+        let (in_head, rest) = data.split_at(local(start));
+        let (middle, in_tail) = rest.split_at(local(end) - in_head.len());
+        if let Some(head) = usize::try_from(offset).ok().and_then(|at| self.head.get_mut(at..at + in_head.len())) {
+            head.copy_from_slice(in_head);
+        }
+        let tail_at = usize::try_from(end.saturating_sub(self.tail_at)).unwrap_or(usize::MAX);
+        if let Some(tail) = self.tail.get_mut(tail_at..tail_at.saturating_add(in_tail.len())) {
+            tail.copy_from_slice(in_tail);
+        }
+        (start, middle)
+    }
+
+    /// The part of `offset..offset + length` that lies in no edge, as start and end.
+    pub(crate) fn middle(&self, offset: u64, length: u64) -> (u64, u64) {
+        let end = offset.saturating_add(length);
+        let start = offset.max(self.head.len() as u64).min(end);
+        (start, end.min(self.tail_at).max(start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writing all of a disk in pieces of any size and order gives the disk, whatever its size.
+    #[test]
+    fn what_is_kept_and_what_is_not_make_the_whole() {
+        let edge = usize::try_from(EDGE).unwrap();
+        for size in [0, 1, 512, edge - 1, edge, edge + 1, 2 * edge - 1, 2 * edge, 2 * edge + 1, 5 * edge + 77] {
+            let disk: Vec<u8> = (0..size).map(|i| (i / 251 + i * 7).to_le_bytes()[0]).collect();
+            for piece in [1000, edge, 3 * edge + 5, 10 * edge] {
+                let mut edges = Edges::new(size as u64);
+                let mut written = vec![0; size];
+                let mut pieces: Vec<usize> = (0..size).step_by(piece).collect();
+                pieces.reverse();
+                for start in pieces {
+                    let end = (start + piece).min(size);
+                    let (offset, middle) = edges.keep(start as u64, &disk[start..end]);
+                    let at = usize::try_from(offset).unwrap();
+                    written[at..at + middle.len()].copy_from_slice(middle);
+                }
+                assert!(written.iter().take(edge).all(|&byte| byte == 0), "the head is held back");
+                assert!(written.iter().rev().take(edge).all(|&byte| byte == 0), "the tail is held back");
+                for (offset, bytes) in edges.parts() {
+                    let at = usize::try_from(offset).unwrap();
+                    written[at..at + bytes.len()].copy_from_slice(bytes);
+                }
+                assert!(written == disk, "size {size}, pieces of {piece}");
+            }
+        }
+    }
+}

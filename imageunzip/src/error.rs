@@ -1,0 +1,116 @@
+//! What can go wrong between an image and a disk.
+
+use std::io;
+use std::path::PathBuf;
+
+use frisbee_cli::{Exit, Failure, units};
+
+/// Everything that can go wrong between an image and a disk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The image is not right.
+    #[error(transparent)]
+    Format(#[from] chunkfmt::Error),
+    /// The target cannot be opened.
+    #[error("{}: cannot be opened for writing: {source}", path.display())]
+    Open {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The target is neither a block device nor a file.
+    #[error("{}: is neither a block device nor a regular file: name a disk, a partition or a file", path.display())]
+    Kind {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target is mounted, or something else holds it.
+    #[error("{}: is in use ({user}): unmount or stop that first", path.display())]
+    InUse {
+        /// The target.
+        path: PathBuf,
+        /// Who uses it.
+        user: String,
+    },
+    /// The target is smaller than the imaged disk.
+    #[error(
+        "{}: has {}, the imaged disk {}: {} more are needed",
+        path.display(), units::size(*found), units::size(*needed), units::size(needed - found)
+    )]
+    TooSmall {
+        /// The target.
+        path: PathBuf,
+        /// Its bytes.
+        found: u64,
+        /// The imaged disk's bytes.
+        needed: u64,
+    },
+    /// The sectors have another size.
+    #[error(
+        "{}: has sectors of {found} bytes, the imaged disk {needed}: its partition table would not be understood",
+        path.display()
+    )]
+    SectorSize {
+        /// The target.
+        path: PathBuf,
+        /// Its sector size in bytes.
+        found: u32,
+        /// The imaged disk's.
+        needed: u32,
+    },
+    /// The image lies on its own target.
+    #[error("{}: is the image itself", path.display())]
+    SameFile {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Writing failed.
+    #[error("{}: writing {length} bytes at byte {offset}: {source}: the disk is incomplete and will not boot", path.display())]
+    Write {
+        /// The target.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// How much was to be written.
+        length: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// Flushing failed.
+    #[error("{}: flushing: {source}: the disk is incomplete and will not boot", path.display())]
+    Flush {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not all chunks came.
+    #[error("{missing} chunks are missing: the disk is incomplete and will not boot")]
+    Incomplete {
+        /// How many.
+        missing: u32,
+    },
+    /// A thread could not be started or died.
+    #[error("a pipeline thread failed: {0}")]
+    Thread(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match &error {
+            Error::Format(error) => error.kind().into(),
+            Error::Open { .. }
+            | Error::Kind { .. }
+            | Error::InUse { .. }
+            | Error::TooSmall { .. }
+            | Error::SectorSize { .. }
+            | Error::SameFile { .. } => Exit::Target,
+            Error::Write { .. } | Error::Flush { .. } => Exit::Io,
+            Error::Incomplete { .. } => Exit::Verification,
+            Error::Thread(_) => Exit::Internal,
+        };
+        Self::new(exit, error)
+    }
+}

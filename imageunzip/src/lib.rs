@@ -1,0 +1,18 @@
+//! Image to disk: the install pipeline that imageunzip and frisbee-client share.
+//!
+//! Three stages: *receive* (the caller's, who hands chunks to [`Installer::submit`]), *open* (verify, decrypt,
+//! decompress; one thread per core) and *write* (one thread). Chunks may come in any order and more than once. A disk
+//! is either completely installed or does not boot: what a firmware or kernel would look for is wiped first and
+//! written last.
+
+pub mod dump;
+mod edges;
+mod error;
+mod install;
+mod source;
+mod target;
+pub mod unzip;
+
+pub use error::Error;
+pub use install::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped};
+pub use target::Target;

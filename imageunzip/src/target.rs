@@ -1,0 +1,255 @@
+//! The disk or file that is written: every check that can refuse it, then the writing itself.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use chunkfmt::ImageHeader;
+use frisbee_cli::device::{BlockDevice, loop_device_of};
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use crate::Error;
+use crate::edges::Edges;
+
+/// Zeros to write where the kernel has no faster way.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Device,
+    /// A file that was there.
+    File,
+    /// A file that is made when the installation begins, and removed if it fails.
+    NewFile,
+}
+
+/// A block device or file that has passed all checks and is held against others. Nothing is written to it yet.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    kind: Kind,
+    /// `None` for a file that does not exist yet.
+    file: Option<File>,
+    /// Bytes of the target.
+    size: u64,
+    /// Bytes of the imaged disk, which the target has at least.
+    disk_bytes: u64,
+    sector_size: u32,
+}
+
+impl Target {
+    /// Opens a target for an image with this header and makes every check that can refuse it. Writes nothing.
+    ///
+    /// A block device is opened exclusively, a file locked, until the target is dropped.
+    ///
+    /// # Errors
+    /// Why the target is refused.
+    pub fn open(path: &Path, header: &ImageHeader) -> Result<Self, Error> {
+        let owned = path.to_path_buf();
+        let open_error = |source| Error::Open { path: path.to_path_buf(), source };
+        let in_use = |user: String| Error::InUse { path: path.to_path_buf(), user };
+        let needed = header.disk_bytes();
+        let sector_size = header.sector_size;
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                // A missing directory is better told now than after the transfer.
+                fs::metadata(parent.unwrap_or(Path::new("."))).map_err(open_error)?;
+                let kind = Kind::NewFile;
+                return Ok(Self { path: owned, kind, file: None, size: needed, disk_bytes: needed, sector_size });
+            }
+            Err(error) => return Err(open_error(error)),
+        };
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let kind = if metadata.file_type().is_block_device() {
+            let device = BlockDevice::of(metadata.rdev());
+            let users = device.users();
+            if !users.is_empty() {
+                return Err(in_use(users.join(", ")));
+            }
+            if let Some(found) = device.sector_size().filter(|&found| found != sector_size) {
+                return Err(Error::SectorSize { path: owned, found, needed: sector_size });
+            }
+            options.custom_flags(libc::O_EXCL);
+            Kind::Device
+        } else if metadata.is_file() {
+            if let Some(device) = loop_device_of(path) {
+                return Err(in_use(format!("it is the disk of {device}")));
+            }
+            Kind::File
+        } else {
+            return Err(Error::Kind { path: owned });
+        };
+        let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::EBUSY) => in_use("another program has it open exclusively".into()),
+            _ => open_error(error),
+        })?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use("another program has locked it".into())),
+            Err(TryLockError::Error(error)) => return Err(open_error(error)),
+        }
+        let mut size = file.seek(SeekFrom::End(0)).map_err(open_error)?;
+        if kind == Kind::File && size == 0 {
+            // Nothing to keep: the file gets the disk's size.
+            size = needed;
+        }
+        if size < needed {
+            return Err(Error::TooSmall { path: owned, found: size, needed });
+        }
+        Ok(Self { path: owned, kind, file: Some(file), size, disk_bytes: needed, sector_size })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes of the target.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether there is something that an installation would destroy.
+    pub fn holds_data(&self) -> bool {
+        self.kind != Kind::NewFile
+    }
+
+    /// Whether the target is this very file.
+    ///
+    /// # Errors
+    /// [`Error::SameFile`]
+    pub fn refuse_same_file(&self, image: &File) -> Result<(), Error> {
+        let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
+        let same = self.file.as_ref().and_then(identity).is_some_and(|found| Some(found) == identity(image));
+        if same { Err(Error::SameFile { path: self.path.clone() }) } else { Ok(()) }
+    }
+
+    /// Sectors of the target, in the image's sector size.
+    pub(crate) fn sectors(&self) -> u64 {
+        self.size / u64::from(self.sector_size)
+    }
+
+    /// The first writes: makes a new file, wipes what could be booted, and flushes.
+    pub(crate) fn begin(self) -> Result<Disk, Error> {
+        let open_error = |source| Error::Open { path: self.path.clone(), source };
+        let file = match self.file {
+            Some(file) => file,
+            None => {
+                OpenOptions::new().read(true).write(true).create_new(true).open(&self.path).map_err(open_error)?
+            }
+        };
+        // From here on a new file is removed if anything fails.
+        let disk = Disk {
+            edges: Edges::new(self.disk_bytes),
+            sparse: self.kind == Kind::NewFile,
+            zero_range: Some(match self.kind {
+                Kind::Device => FallocateFlags::FALLOC_FL_ZERO_RANGE,
+                _ => FallocateFlags::FALLOC_FL_PUNCH_HOLE,
+            }),
+            remove: (self.kind == Kind::NewFile).then(|| self.path.clone()),
+            path: self.path,
+            file,
+        };
+        if self.kind != Kind::Device {
+            disk.file
+                .set_len(self.size)
+                .map_err(|source| Error::Write { path: disk.path.clone(), offset: self.size, length: 0, source })?;
+        }
+        // On a larger disk the old table's backup is at the end of the target, not of the image.
+        let whole = Edges::new(self.size);
+        for (offset, zeros) in disk.edges.parts().into_iter().chain(whole.parts()) {
+            disk.write(offset, zeros)?;
+        }
+        disk.flush()?;
+        Ok(disk)
+    }
+}
+
+/// A target that is being written.
+pub(crate) struct Disk {
+    path: PathBuf,
+    file: File,
+    edges: Edges,
+    /// The file was made just now: what is not written is zero.
+    sparse: bool,
+    /// How to zero a range without writing it; `None` once the kernel has refused.
+    zero_range: Option<FallocateFlags>,
+    /// A file to remove unless the installation is completed.
+    remove: Option<PathBuf>,
+}
+
+impl Disk {
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let length = bytes.len() as u64;
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|source| Error::Write { path: self.path.clone(), offset, length, source })
+    }
+
+    pub(crate) fn flush(&self) -> Result<(), Error> {
+        self.file.sync_all().map_err(|source| Error::Flush { path: self.path.clone(), source })
+    }
+
+    /// Writes `bytes` at `offset`, or keeps them for the end where they belong to an edge.
+    pub(crate) fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let (offset, middle) = self.edges.keep(offset, bytes);
+        if middle.is_empty() { Ok(()) } else { self.write(offset, middle) }
+    }
+
+    /// Makes a range zero; the edges are already.
+    pub(crate) fn zero(&mut self, offset: u64, length: u64) -> Result<(), Error> {
+        let (start, end) = self.edges.middle(offset, length);
+        if self.sparse || start == end {
+            return Ok(());
+        }
+        if let Some(flags) = self.zero_range {
+            let range = (libc::off_t::try_from(start), libc::off_t::try_from(end - start));
+            let done = match range {
+                (Ok(start), Ok(length)) => {
+                    fallocate(&self.file, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length)
+                        .map_err(io::Error::from)
+                }
+                _ => Err(ErrorKind::InvalidInput.into()),
+            };
+            match done {
+                Ok(()) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::EIO) || error.raw_os_error() == Some(libc::ENOSPC) => {
+                    let path = self.path.clone();
+                    return Err(Error::Write { path, offset: start, length: end - start, source: error });
+                }
+                Err(_) => self.zero_range = None,
+            }
+        }
+        let mut at = start;
+        while at < end {
+            let length = (end - at).min(ZEROS.len() as u64);
+            self.write(at, ZEROS.get(..usize::try_from(length).unwrap_or(0)).unwrap_or(&ZEROS))?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Completes the installation: everything is flushed, then the edges are written and flushed.
+    pub(crate) fn complete(mut self) -> Result<(), Error> {
+        self.flush()?;
+        for (offset, bytes) in self.edges.parts() {
+            self.write(offset, bytes)?;
+        }
+        self.flush()?;
+        self.remove = None;
+        Ok(())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Some(path) = &self.remove {
+            // Nothing to be done if this fails: the file has no boot sectors.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
