@@ -119,6 +119,23 @@ impl ImageHeader {
         self
     }
 
+    /// Says when the image was made, in seconds since 1970-01-01 UTC.
+    #[must_use]
+    pub fn with_created(mut self, created: u64) -> Self {
+        self.created = created;
+        self
+    }
+
+    /// Names another chunk size than 2 MiB.
+    ///
+    /// # Errors
+    /// [`Error::Limit`]
+    pub fn with_chunk_size(mut self, chunk_size: u32) -> Result<Self, Error> {
+        self.chunk_size = chunk_size;
+        self.check()?;
+        Ok(self)
+    }
+
     /// The image's UUID.
     pub fn uuid(&self) -> Uuid {
         Uuid::from_bytes(self.identity.uuid)

@@ -1,6 +1,10 @@
 //! Whole images: what is written comes back, and nothing that was changed does.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::Cursor;
 use std::sync::Arc;

@@ -64,11 +64,16 @@ impl Cli {
             [] => Trust::new(Vec::new(), true),
             named => keys::load_trust(named, false)?,
         };
-        let key = self.key.as_deref().map(keys::load_content_key).transpose()?;
+        let key = self
+            .key
+            .as_deref()
+            .map(keys::load_content_key)
+            .transpose()?;
         let interrupt = Interrupt::watch()?;
         let source = Source::open(&self.image)?;
         let name = source.name();
-        self.dump(&source, &trust, key.as_ref(), &interrupt).map_err(|failure| failure.context(name))
+        self.dump(&source, &trust, key.as_ref(), &interrupt)
+            .map_err(|failure| failure.context(name))
     }
 
     fn dump(
@@ -82,7 +87,11 @@ impl Cli {
         let context = Arc::new(Context::without_key(reader.header_bytes(), trust, key)?);
         let header = context.header().clone();
         let readable = key.is_some() || header.cipher() == chunkfmt::Cipher::None;
-        let mut opener = if readable { Some(Opener::new(Arc::clone(&context))?) } else { None };
+        let mut opener = if readable {
+            Some(Opener::new(Arc::clone(&context))?)
+        } else {
+            None
+        };
         let (mut rows, mut regions, mut data) = (Vec::new(), Vec::new(), Vec::new());
         let manifest = read_all(&mut reader, Vec::new, |index, mut chunk| {
             interrupt.check("nothing was changed")?;
@@ -90,9 +99,18 @@ impl Cli {
             let root = hex(blake3::hash(&chunk).as_bytes());
             let opened = match &mut opener {
                 Some(opener) => {
-                    let opened =
-                        opener.open(index, &mut chunk, header.disk_sectors, &mut regions, &mut data)?;
-                    let regions = if self.ranges || self.json { regions.clone() } else { Vec::new() };
+                    let opened = opener.open(
+                        index,
+                        &mut chunk,
+                        header.disk_sectors,
+                        &mut regions,
+                        &mut data,
+                    )?;
+                    let regions = if self.ranges || self.json {
+                        regions.clone()
+                    } else {
+                        Vec::new()
+                    };
                     Some((opened.span, regions))
                 }
                 None => None,
@@ -120,7 +138,8 @@ impl Cli {
         match written.and_then(|()| out.flush()) {
             // The reader, `head` for one, has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|error| Failure::new(Exit::Io, format!("writing the output: {error}"))),
+            other => other
+                .map_err(|error| Failure::new(Exit::Io, format!("writing the output: {error}"))),
         }
     }
 
@@ -134,30 +153,78 @@ impl Cli {
         let header = context.header();
         let signature = match header.signature_algorithm() {
             chunkfmt::SignatureAlgorithm::None => "none: anybody may have made this image".into(),
-            algorithm if context.is_verified() => format!("{}, key {}: right", algorithm.name(), header.signer()),
-            algorithm => format!("{}, key {}: not checked (name its owner with --trust)", algorithm.name(), header.signer()),
+            algorithm if context.is_verified() => {
+                format!("{}, key {}: right", algorithm.name(), header.signer())
+            }
+            algorithm => format!(
+                "{}, key {}: not checked (name its owner with --trust)",
+                algorithm.name(),
+                header.signer()
+            ),
         };
         writeln!(out, "name          {}", header.name)?;
         writeln!(out, "UUID          {}", header.uuid())?;
         writeln!(out, "epoch         {}", header.epoch())?;
         writeln!(out, "created       {} s since 1970", header.created)?;
-        writeln!(out, "disk          {} sectors of {} bytes, {}", header.disk_sectors, header.sector_size, units::size(header.disk_bytes()))?;
+        writeln!(
+            out,
+            "disk          {} sectors of {} bytes, {}",
+            header.disk_sectors,
+            header.sector_size,
+            units::size(header.disk_bytes())
+        )?;
         writeln!(out, "codec         {}", header.codec().name())?;
         writeln!(out, "cipher        {}", header.cipher().name())?;
         writeln!(out, "signature     {signature}")?;
-        writeln!(out, "chunks        {}, at most {} of data each", head.chunks, units::size(header.chunk_size.into()))?;
+        writeln!(
+            out,
+            "chunks        {}, at most {} of data each",
+            head.chunks,
+            units::size(header.chunk_size.into())
+        )?;
         writeln!(out, "data          {}", units::size(head.plain_bytes))?;
-        writeln!(out, "image         {}, {:.1} % of the data", units::size(head.image_bytes()), percent(head.image_bytes(), head.plain_bytes))?;
+        writeln!(
+            out,
+            "image         {}, {:.1} % of the data",
+            units::size(head.image_bytes()),
+            percent(head.image_bytes(), head.plain_bytes)
+        )?;
         writeln!(out, "manifest root {}", hex(&head.object_root))?;
-        writeln!(out, "\nchunk      blocks  plain bytes  codec  {}root", if rows.iter().any(|row| row.opened.is_some()) { "first sector       sectors  " } else { "" })?;
+        writeln!(
+            out,
+            "\nchunk      blocks  plain bytes  codec  {}root",
+            if rows.iter().any(|row| row.opened.is_some()) {
+                "first sector       sectors  "
+            } else {
+                ""
+            }
+        )?;
         for row in rows {
-            write!(out, "{:<9} {:>7}  {:>11}  {:<5}  ", row.index, row.bytes / BLOCK_SIZE, row.plain_bytes, row.codec)?;
+            write!(
+                out,
+                "{:<9} {:>7}  {:>11}  {:<5}  ",
+                row.index,
+                row.bytes / BLOCK_SIZE,
+                row.plain_bytes,
+                row.codec
+            )?;
             if let Some((span, _)) = &row.opened {
                 write!(out, "{:>12}  {:>12}  ", span.first, span.sectors)?;
             }
             writeln!(out, "{}", row.root)?;
-            for region in row.opened.iter().flat_map(|(_, regions)| regions).filter(|_| self.ranges) {
-                writeln!(out, "          sectors {} to {} ({})", region.first, region.end() - 1, region.sectors)?;
+            for region in row
+                .opened
+                .iter()
+                .flat_map(|(_, regions)| regions)
+                .filter(|_| self.ranges)
+            {
+                writeln!(
+                    out,
+                    "          sectors {} to {} ({})",
+                    region.first,
+                    region.end() - 1,
+                    region.sectors
+                )?;
             }
         }
         Ok(())

@@ -21,7 +21,11 @@ impl Edges {
         let length = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
         let head = disk_bytes.min(EDGE);
         let tail = (disk_bytes - head).min(EDGE);
-        Self { tail_at: disk_bytes - tail, head: vec![0; length(head)], tail: vec![0; length(tail)] }
+        Self {
+            tail_at: disk_bytes - tail,
+            head: vec![0; length(head)],
+            tail: vec![0; length(tail)],
+        }
     }
 
     /// Offset and bytes of both edges. Before anything was kept, they are zeros.
@@ -35,11 +39,17 @@ impl Edges {
         let local = |position: u64| usize::try_from(position - offset).unwrap_or(data.len());
         let (in_head, rest) = data.split_at(local(start));
         let (middle, in_tail) = rest.split_at(local(end) - in_head.len());
-        if let Some(head) = usize::try_from(offset).ok().and_then(|at| self.head.get_mut(at..at + in_head.len())) {
+        if let Some(head) = usize::try_from(offset)
+            .ok()
+            .and_then(|at| self.head.get_mut(at..at + in_head.len()))
+        {
             head.copy_from_slice(in_head);
         }
         let tail_at = usize::try_from(end.saturating_sub(self.tail_at)).unwrap_or(usize::MAX);
-        if let Some(tail) = self.tail.get_mut(tail_at..tail_at.saturating_add(in_tail.len())) {
+        if let Some(tail) = self
+            .tail
+            .get_mut(tail_at..tail_at.saturating_add(in_tail.len()))
+        {
             tail.copy_from_slice(in_tail);
         }
         (start, middle)
@@ -61,8 +71,21 @@ mod tests {
     #[test]
     fn what_is_kept_and_what_is_not_make_the_whole() {
         let edge = usize::try_from(EDGE).unwrap();
-        for size in [0, 1, 512, edge - 1, edge, edge + 1, 2 * edge - 1, 2 * edge, 2 * edge + 1, 5 * edge + 77] {
-            let disk: Vec<u8> = (0..size).map(|i| (i / 251 + i * 7).to_le_bytes()[0]).collect();
+        for size in [
+            0,
+            1,
+            512,
+            edge - 1,
+            edge,
+            edge + 1,
+            2 * edge - 1,
+            2 * edge,
+            2 * edge + 1,
+            5 * edge + 77,
+        ] {
+            let disk: Vec<u8> = (0..size)
+                .map(|i| (i / 251 + i * 7).to_le_bytes()[0])
+                .collect();
             for piece in [1000, edge, 3 * edge + 5, 10 * edge] {
                 let mut edges = Edges::new(size as u64);
                 let mut written = vec![0; size];
@@ -74,8 +97,14 @@ mod tests {
                     let at = usize::try_from(offset).unwrap();
                     written[at..at + middle.len()].copy_from_slice(middle);
                 }
-                assert!(written.iter().take(edge).all(|&byte| byte == 0), "the head is held back");
-                assert!(written.iter().rev().take(edge).all(|&byte| byte == 0), "the tail is held back");
+                assert!(
+                    written.iter().take(edge).all(|&byte| byte == 0),
+                    "the head is held back"
+                );
+                assert!(
+                    written.iter().rev().take(edge).all(|&byte| byte == 0),
+                    "the tail is held back"
+                );
                 for (offset, bytes) in edges.parts() {
                     let at = usize::try_from(offset).unwrap();
                     written[at..at + bytes.len()].copy_from_slice(bytes);

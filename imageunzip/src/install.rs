@@ -35,7 +35,11 @@ pub struct InstallOptions {
 impl Default for InstallOptions {
     fn default() -> Self {
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        Self { free: FreeSpace::Skip, threads, queue: Some(threads) }
+        Self {
+            free: FreeSpace::Skip,
+            threads,
+            queue: Some(threads),
+        }
     }
 }
 
@@ -119,8 +123,9 @@ impl Installer {
         let thread_error = |error: std::io::Error| Error::Thread(error.to_string());
 
         // Everything that can fail without the disk comes first.
-        let openers: Vec<Opener> =
-            (0..threads).map(|_| Opener::new(Arc::clone(context))).collect::<Result<_, _>>()?;
+        let openers: Vec<Opener> = (0..threads)
+            .map(|_| Opener::new(Arc::clone(context)))
+            .collect::<Result<_, _>>()?;
         let disk = target.begin()?;
 
         let (chunk_sender, chunk_receiver) = options.queue.map_or_else(unbounded, bounded);
@@ -140,15 +145,30 @@ impl Installer {
                     observer: Arc::clone(&observer),
                     aborted: Arc::clone(&aborted),
                 };
-                thread::Builder::new().name("open".into()).spawn(move || stage.run()).map_err(thread_error)
+                thread::Builder::new()
+                    .name("open".into())
+                    .spawn(move || stage.run())
+                    .map_err(thread_error)
             })
             .collect::<Result<_, _>>()?;
-        let stage = WriteStage { disk, sector_size, free: options.free, empty: empty_sender, observer };
+        let stage = WriteStage {
+            disk,
+            sector_size,
+            free: options.free,
+            empty: empty_sender,
+            observer,
+        };
         let writer = thread::Builder::new()
             .name("write".into())
             .spawn(move || stage.run(&open_receiver))
             .map_err(thread_error)?;
-        Ok(Self { chunks: Some(chunk_sender), spare, openers, writer: Some(writer), aborted })
+        Ok(Self {
+            chunks: Some(chunk_sender),
+            spare,
+            openers,
+            writer: Some(writer),
+            aborted,
+        })
     }
 
     /// A buffer for the next chunk, reused where possible.
@@ -192,8 +212,15 @@ impl Installer {
     fn join(&mut self) -> Result<(Disk, Written), Error> {
         self.chunks = None;
         let died = |_| Error::Thread("it panicked".into());
-        let openers: Vec<_> = self.openers.drain(..).map(|opener| opener.join().map_err(died)).collect();
-        let writer = self.writer.take().ok_or_else(|| Error::Thread("already finished".into()))?;
+        let openers: Vec<_> = self
+            .openers
+            .drain(..)
+            .map(|opener| opener.join().map_err(died))
+            .collect();
+        let writer = self
+            .writer
+            .take()
+            .ok_or_else(|| Error::Thread("already finished".into()))?;
         let written = writer.join().map_err(died)??;
         openers.into_iter().collect::<Result<(), _>>()?;
         Ok(written)
@@ -229,8 +256,13 @@ impl OpenStage {
             }
             let mut opened = self.empty.try_recv().unwrap_or_default();
             opened.index = index;
-            let result =
-                self.opener.open(index, &mut chunk, self.window, &mut opened.regions, &mut opened.data);
+            let result = self.opener.open(
+                index,
+                &mut chunk,
+                self.window,
+                &mut opened.regions,
+                &mut opened.data,
+            );
             // Full: enough buffers go round already.
             let _ = self.spare.try_send(chunk);
             match result {
@@ -257,26 +289,37 @@ struct WriteStage {
 
 impl WriteStage {
     fn run(mut self, chunks: &Receiver<Opened>) -> Result<(Disk, Written), Error> {
-        let mut written = Written { report: Report::default(), seen: Vec::new() };
+        let mut written = Written {
+            report: Report::default(),
+            seen: Vec::new(),
+        };
         for chunk in chunks {
             if let Err(error) = self.write(&chunk, &mut written) {
                 (self.observer)(Event::Failed);
                 return Err(error);
             }
-            (self.observer)(Event::Written { index: chunk.index, plain_bytes: chunk.data.len() as u64 });
+            (self.observer)(Event::Written {
+                index: chunk.index,
+                plain_bytes: chunk.data.len() as u64,
+            });
             let _ = self.empty.try_send(chunk);
         }
         Ok((self.disk, written))
     }
 
     fn write(&mut self, chunk: &Opened, written: &mut Written) -> Result<(), Error> {
-        let Some(span) = chunk.span else { return Ok(()) };
+        let Some(span) = chunk.span else {
+            return Ok(());
+        };
         let mut rest = &chunk.data[..];
         let mut position = span.first;
         for region in &chunk.regions {
             self.gap(position, region.first)?;
-            let bytes = usize::try_from(u64::from(region.sectors) * self.sector_size).unwrap_or(usize::MAX);
-            let Some((bytes, behind)) = rest.split_at_checked(bytes) else { break };
+            let bytes =
+                usize::try_from(u64::from(region.sectors) * self.sector_size).unwrap_or(usize::MAX);
+            let Some((bytes, behind)) = rest.split_at_checked(bytes) else {
+                break;
+            };
             self.disk.put(region.first * self.sector_size, bytes)?;
             rest = behind;
             position = region.end();
@@ -298,9 +341,9 @@ impl WriteStage {
 
     fn gap(&mut self, first: u64, end: u64) -> Result<(), Error> {
         match self.free {
-            FreeSpace::Zero if first < end => {
-                self.disk.zero(first * self.sector_size, (end - first) * self.sector_size)
-            }
+            FreeSpace::Zero if first < end => self
+                .disk
+                .zero(first * self.sector_size, (end - first) * self.sector_size),
             _ => Ok(()),
         }
     }

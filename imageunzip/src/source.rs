@@ -27,7 +27,10 @@ impl Source {
         let fail = |error| Failure::new(Exit::Input, format!("{}: {error}", path.display()));
         let file = File::open(path).map_err(fail)?;
         if file.metadata().map_err(fail)?.is_dir() {
-            return Err(Failure::new(Exit::Input, format!("{}: is a directory, not an image", path.display())));
+            return Err(Failure::new(
+                Exit::Input,
+                format!("{}: is a directory, not an image", path.display()),
+            ));
         }
         Ok(Self::File(path.into(), file))
     }
@@ -43,7 +46,10 @@ impl Source {
     /// The file, if it can be read out of order.
     pub(crate) fn seekable(&self) -> Option<&File> {
         match self {
-            Self::File(_, file) => file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file),
+            Self::File(_, file) => file
+                .metadata()
+                .is_ok_and(|metadata| metadata.is_file())
+                .then_some(file),
             Self::Pipe => None,
         }
     }
@@ -76,16 +82,21 @@ pub(crate) fn check_file(
         let mut chunk = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((offset, length)) = index.chunk(number) else { return Ok(()) };
+            let Some((offset, length)) = index.chunk(number) else {
+                return Ok(());
+            };
             if interrupt.is_raised() {
                 return Ok(());
             }
             chunk.resize(length, 0);
-            file.read_exact_at(&mut chunk, offset).map_err(|source| Error::Io { offset, source })?;
+            file.read_exact_at(&mut chunk, offset)
+                .map_err(|source| Error::Io { offset, source })?;
             // The chunk's own checks say best what is wrong with it; the manifest says that it is the right one.
             let wrong = || context.verify_chunk(&chunk, number).err();
             let part = Part::Chunk(number);
-            let entry = usize::try_from(number).ok().and_then(|number| index.manifest.entries.get(number));
+            let entry = usize::try_from(number)
+                .ok()
+                .and_then(|number| index.manifest.entries.get(number));
             if entry.is_none_or(|entry| entry.root != *blake3::hash(&chunk).as_bytes()) {
                 return Err(wrong().unwrap_or(Error::NotInManifest { part }));
             }
@@ -93,7 +104,10 @@ pub(crate) fn check_file(
     };
     let results: Vec<_> = thread::scope(|scope| {
         let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(check)).collect();
-        handles.into_iter().map(thread::ScopedJoinHandle::join).collect()
+        handles
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect()
     });
     for result in results {
         result.map_err(|_| Failure::new(Exit::Internal, "a checking thread panicked"))??;

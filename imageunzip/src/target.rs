@@ -47,18 +47,33 @@ impl Target {
     /// Why the target is refused.
     pub fn open(path: &Path, header: &ImageHeader) -> Result<Self, Error> {
         let owned = path.to_path_buf();
-        let open_error = |source| Error::Open { path: path.to_path_buf(), source };
-        let in_use = |user: String| Error::InUse { path: path.to_path_buf(), user };
+        let open_error = |source| Error::Open {
+            path: path.to_path_buf(),
+            source,
+        };
+        let in_use = |user: String| Error::InUse {
+            path: path.to_path_buf(),
+            user,
+        };
         let needed = header.disk_bytes();
         let sector_size = header.sector_size;
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                let parent = path
+                    .parent()
+                    .filter(|parent| !parent.as_os_str().is_empty());
                 // A missing directory is better told now than after the transfer.
                 fs::metadata(parent.unwrap_or(Path::new("."))).map_err(open_error)?;
                 let kind = Kind::NewFile;
-                return Ok(Self { path: owned, kind, file: None, size: needed, disk_bytes: needed, sector_size });
+                return Ok(Self {
+                    path: owned,
+                    kind,
+                    file: None,
+                    size: needed,
+                    disk_bytes: needed,
+                    sector_size,
+                });
             }
             Err(error) => return Err(open_error(error)),
         };
@@ -71,7 +86,11 @@ impl Target {
                 return Err(in_use(users.join(", ")));
             }
             if let Some(found) = device.sector_size().filter(|&found| found != sector_size) {
-                return Err(Error::SectorSize { path: owned, found, needed: sector_size });
+                return Err(Error::SectorSize {
+                    path: owned,
+                    found,
+                    needed: sector_size,
+                });
             }
             options.custom_flags(libc::O_EXCL);
             Kind::Device
@@ -83,13 +102,17 @@ impl Target {
         } else {
             return Err(Error::Kind { path: owned });
         };
-        let mut file = options.open(path).map_err(|error| match error.raw_os_error() {
-            Some(libc::EBUSY) => in_use("another program has it open exclusively".into()),
-            _ => open_error(error),
-        })?;
+        let mut file = options
+            .open(path)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EBUSY) => in_use("another program has it open exclusively".into()),
+                _ => open_error(error),
+            })?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use("another program has locked it".into())),
+            Err(TryLockError::WouldBlock) => {
+                return Err(in_use("another program has locked it".into()));
+            }
             Err(TryLockError::Error(error)) => return Err(open_error(error)),
         }
         let mut size = file.seek(SeekFrom::End(0)).map_err(open_error)?;
@@ -98,9 +121,20 @@ impl Target {
             size = needed;
         }
         if size < needed {
-            return Err(Error::TooSmall { path: owned, found: size, needed });
+            return Err(Error::TooSmall {
+                path: owned,
+                found: size,
+                needed,
+            });
         }
-        Ok(Self { path: owned, kind, file: Some(file), size, disk_bytes: needed, sector_size })
+        Ok(Self {
+            path: owned,
+            kind,
+            file: Some(file),
+            size,
+            disk_bytes: needed,
+            sector_size,
+        })
     }
 
     /// Where it is.
@@ -123,9 +157,23 @@ impl Target {
     /// # Errors
     /// [`Error::SameFile`]
     pub fn refuse_same_file(&self, image: &File) -> Result<(), Error> {
-        let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
-        let same = self.file.as_ref().and_then(identity).is_some_and(|found| Some(found) == identity(image));
-        if same { Err(Error::SameFile { path: self.path.clone() }) } else { Ok(()) }
+        let identity = |file: &File| {
+            file.metadata()
+                .map(|metadata| (metadata.dev(), metadata.ino()))
+                .ok()
+        };
+        let same = self
+            .file
+            .as_ref()
+            .and_then(identity)
+            .is_some_and(|found| Some(found) == identity(image));
+        if same {
+            Err(Error::SameFile {
+                path: self.path.clone(),
+            })
+        } else {
+            Ok(())
+        }
     }
 
     /// Sectors of the target, in the image's sector size.
@@ -135,12 +183,18 @@ impl Target {
 
     /// The first writes: makes a new file, wipes what could be booted, and flushes.
     pub(crate) fn begin(self) -> Result<Disk, Error> {
-        let open_error = |source| Error::Open { path: self.path.clone(), source };
+        let open_error = |source| Error::Open {
+            path: self.path.clone(),
+            source,
+        };
         let file = match self.file {
             Some(file) => file,
-            None => {
-                OpenOptions::new().read(true).write(true).create_new(true).open(&self.path).map_err(open_error)?
-            }
+            None => OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&self.path)
+                .map_err(open_error)?,
         };
         // From here on a new file is removed if anything fails.
         let disk = Disk {
@@ -157,7 +211,12 @@ impl Target {
         if self.kind != Kind::Device {
             disk.file
                 .set_len(self.size)
-                .map_err(|source| Error::Write { path: disk.path.clone(), offset: self.size, length: 0, source })?;
+                .map_err(|source| Error::Write {
+                    path: disk.path.clone(),
+                    offset: self.size,
+                    length: 0,
+                    source,
+                })?;
         }
         // On a larger disk the old table's backup is at the end of the target, not of the image.
         let whole = Edges::new(self.size);
@@ -187,17 +246,29 @@ impl Disk {
         let length = bytes.len() as u64;
         self.file
             .write_all_at(bytes, offset)
-            .map_err(|source| Error::Write { path: self.path.clone(), offset, length, source })
+            .map_err(|source| Error::Write {
+                path: self.path.clone(),
+                offset,
+                length,
+                source,
+            })
     }
 
     pub(crate) fn flush(&self) -> Result<(), Error> {
-        self.file.sync_all().map_err(|source| Error::Flush { path: self.path.clone(), source })
+        self.file.sync_all().map_err(|source| Error::Flush {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Writes `bytes` at `offset`, or keeps them for the end where they belong to an edge.
     pub(crate) fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let (offset, middle) = self.edges.keep(offset, bytes);
-        if middle.is_empty() { Ok(()) } else { self.write(offset, middle) }
+        if middle.is_empty() {
+            Ok(())
+        } else {
+            self.write(offset, middle)
+        }
     }
 
     /// Makes a range zero; the edges are already.
@@ -207,19 +278,33 @@ impl Disk {
             return Ok(());
         }
         if let Some(flags) = self.zero_range {
-            let range = (libc::off_t::try_from(start), libc::off_t::try_from(end - start));
+            let range = (
+                libc::off_t::try_from(start),
+                libc::off_t::try_from(end - start),
+            );
             let done = match range {
-                (Ok(start), Ok(length)) => {
-                    fallocate(&self.file, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length)
-                        .map_err(io::Error::from)
-                }
+                (Ok(start), Ok(length)) => fallocate(
+                    &self.file,
+                    flags | FallocateFlags::FALLOC_FL_KEEP_SIZE,
+                    start,
+                    length,
+                )
+                .map_err(io::Error::from),
                 _ => Err(ErrorKind::InvalidInput.into()),
             };
             match done {
                 Ok(()) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::EIO) || error.raw_os_error() == Some(libc::ENOSPC) => {
+                Err(error)
+                    if error.raw_os_error() == Some(libc::EIO)
+                        || error.raw_os_error() == Some(libc::ENOSPC) =>
+                {
                     let path = self.path.clone();
-                    return Err(Error::Write { path, offset: start, length: end - start, source: error });
+                    return Err(Error::Write {
+                        path,
+                        offset: start,
+                        length: end - start,
+                        source: error,
+                    });
                 }
                 Err(_) => self.zero_range = None,
             }
@@ -227,7 +312,12 @@ impl Disk {
         let mut at = start;
         while at < end {
             let length = (end - at).min(ZEROS.len() as u64);
-            self.write(at, ZEROS.get(..usize::try_from(length).unwrap_or(0)).unwrap_or(&ZEROS))?;
+            self.write(
+                at,
+                ZEROS
+                    .get(..usize::try_from(length).unwrap_or(0))
+                    .unwrap_or(&ZEROS),
+            )?;
             at += length;
         }
         Ok(())

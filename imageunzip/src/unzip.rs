@@ -78,7 +78,11 @@ impl Cli {
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
         let trust = keys::load_trust(&self.trust, self.allow_unsigned)?;
-        let key = self.key.as_deref().map(keys::load_content_key).transpose()?;
+        let key = self
+            .key
+            .as_deref()
+            .map(keys::load_content_key)
+            .transpose()?;
         let interrupt = Interrupt::watch()?;
         let source = Source::open(&self.image)?;
         self.install(&source, &trust, key.as_ref(), &interrupt)
@@ -93,27 +97,41 @@ impl Cli {
     ) -> Result<(), Failure> {
         let name = source.name();
         let named = |failure: Failure| failure.context(&name);
-        let mut options = InstallOptions { free: self.free.into(), ..InstallOptions::default() };
+        let mut options = InstallOptions {
+            free: self.free.into(),
+            ..InstallOptions::default()
+        };
         if let Some(threads) = self.threads {
             options.threads = threads.into();
         }
         let mut reader = source.reader(trust).map_err(|error| named(error.into()))?;
-        let context = Context::new(reader.header_bytes(), trust, key).map_err(|error| named(error.into()))?;
+        let context =
+            Context::new(reader.header_bytes(), trust, key).map_err(|error| named(error.into()))?;
         let target = Target::open(&self.target, context.header())?;
         let mut total = context.header().disk_bytes();
         if let Some(file) = source.seekable() {
             target.refuse_same_file(file)?;
-            let manifest = check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
+            let manifest =
+                check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
             total = manifest.head.plain_bytes;
             reader = rewound(source, trust).map_err(named)?;
         }
         let header = context.header().clone();
         if target.holds_data() {
-            let what = format!("{} ({}) onto {}", header.name, units::size(header.disk_bytes()), self.target.display());
+            let what = format!(
+                "{} ({}) onto {}",
+                header.name,
+                units::size(header.disk_bytes()),
+                self.target.display()
+            );
             confirm::confirm_destruction(&self.target, &what, self.yes)?;
         }
 
-        let events = if self.json { Events::Stdout } else { Events::Off };
+        let events = if self.json {
+            Events::Stdout
+        } else {
+            Events::Off
+        };
         let fields = json!({
             "image": header.name, "uuid": header.uuid().to_string(), "epoch": header.epoch(),
             "target": self.target.display().to_string(), "total_bytes": total,
@@ -125,35 +143,57 @@ impl Cli {
             move |event| match event {
                 Event::Written { plain_bytes, .. } => progress.advance(plain_bytes),
                 Event::Refused { error, .. } => {
-                    refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    refused
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .get_or_insert(error);
                 }
                 Event::Failed => {}
             }
         };
-        let take_refused = || refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let take_refused = || {
+            refused
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
         let incomplete = "the disk is incomplete and will not boot";
 
         let result = (|| -> Result<Report, Failure> {
             let installer = Installer::start(&Arc::new(context), target, &options, observer)?;
-            let read = read_all(&mut reader, || installer.buffer(), |index, chunk| {
-                interrupt.check(incomplete)?;
-                if let Some(error) = take_refused() {
-                    return Err(Failure::from(error));
-                }
-                // The pipeline's own error follows when it is ended.
-                installer.submit(index, chunk).map_err(|_| Failure::new(Exit::Io, "writing failed"))
-            });
+            let read = read_all(
+                &mut reader,
+                || installer.buffer(),
+                |index, chunk| {
+                    interrupt.check(incomplete)?;
+                    if let Some(error) = take_refused() {
+                        return Err(Failure::from(error));
+                    }
+                    // The pipeline's own error follows when it is ended.
+                    installer
+                        .submit(index, chunk)
+                        .map_err(|_| Failure::new(Exit::Io, "writing failed"))
+                },
+            );
             let chunks = match read {
                 Ok(manifest) => manifest.head.chunks,
                 Err(failure) => {
-                    let failure = installer.abort().map_or_else(|| named(failure), Failure::from);
-                    return Err(Failure::new(failure.exit, format!("{failure} ({incomplete})")));
+                    let failure = installer
+                        .abort()
+                        .map_or_else(|| named(failure), Failure::from);
+                    return Err(Failure::new(
+                        failure.exit,
+                        format!("{failure} ({incomplete})"),
+                    ));
                 }
             };
             let finished = installer.finish(chunks);
             if let Some(error) = take_refused() {
                 let failure = named(error.into());
-                return Err(Failure::new(failure.exit, format!("{failure} ({incomplete})")));
+                return Err(Failure::new(
+                    failure.exit,
+                    format!("{failure} ({incomplete})"),
+                ));
             }
             Ok(finished?)
         })();
@@ -167,7 +207,11 @@ impl Cli {
                     header.epoch(),
                     units::size(report.plain_bytes),
                     units::size(report.free_bytes),
-                    if matches!(self.free, Free::Zero) { " (zeroed)" } else { "" },
+                    if matches!(self.free, Free::Zero) {
+                        " (zeroed)"
+                    } else {
+                        ""
+                    },
                     report.chunks,
                     time.as_secs_f64(),
                     units::throughput(report.plain_bytes, time),

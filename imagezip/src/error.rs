@@ -1,0 +1,90 @@
+//! What can go wrong while an image is made.
+
+use std::io;
+use std::path::PathBuf;
+
+use frisbee_cli::{Exit, Failure};
+
+/// Everything that can go wrong while an image is made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The source cannot be opened.
+    #[error("{}: cannot be opened: {source}", path.display())]
+    Open {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The source is neither a block device nor a file.
+    #[error("{}: is neither a block device nor a regular file: name a disk, a partition or a file", path.display())]
+    Kind {
+        /// The source.
+        path: PathBuf,
+    },
+    /// The source is in use, and so may change while it is read.
+    #[error(
+        "{}: is in use ({user}) and may change while it is read: unmount it first, or say --allow-mounted",
+        path.display()
+    )]
+    InUse {
+        /// The source.
+        path: PathBuf,
+        /// Who uses it.
+        user: String,
+    },
+    /// Reading the source failed.
+    #[error("{}: reading {length} bytes at byte {offset}: {source}", path.display())]
+    Read {
+        /// The source.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// How much.
+        length: usize,
+        /// Why.
+        source: io::Error,
+    },
+    /// The disk cannot be mapped.
+    #[error("{}: {source}", path.display())]
+    Map {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        source: diskmap::Error,
+    },
+    /// The format does not allow it.
+    #[error(transparent)]
+    Format(#[from] chunkfmt::Error),
+    /// Writing the image failed.
+    #[error("writing the image: {source}")]
+    Write {
+        /// Why.
+        source: io::Error,
+    },
+    /// A worker thread died.
+    #[error("a worker thread failed: {0}")]
+    Thread(String),
+    /// A signal came.
+    #[error("interrupted: no image was written")]
+    Interrupted,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let exit = match &error {
+            Error::Open { .. } | Error::Kind { .. } | Error::InUse { .. } => Exit::Input,
+            Error::Map {
+                source: diskmap::Error::Io { .. },
+                ..
+            } => Exit::Io,
+            Error::Map { .. } => Exit::Input,
+            Error::Read { .. } | Error::Write { .. } => Exit::Io,
+            Error::Format(error) => error.kind().into(),
+            Error::Thread(_) => Exit::Internal,
+            Error::Interrupted => Exit::Interrupted,
+        };
+        Self::new(exit, error)
+    }
+}
