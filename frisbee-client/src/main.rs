@@ -1,2 +1,11 @@
-//! Placeholder.
-fn main() {}
+//! Installs a multicast image: see `frisbee-client --help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use frisbee_client::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    frisbee_cli::run("frisbee-client", || cli.run())
+}

@@ -15,6 +15,7 @@ mod interface;
 mod receive;
 mod server;
 mod socket;
+mod throttle;
 
 pub use client::{ClientOptions, ClientSocket};
 pub use counters::DropCounter;
@@ -24,6 +25,7 @@ pub use interface::Interface;
 pub use receive::{Datagram, RecvBatch};
 pub use server::{ServerOptions, ServerSocket};
 pub use socket::{Buffer, Offload};
+pub use throttle::Throttle;
 
 /// Largest number of bytes that one batch may hold: the largest payload of a UDP datagram over IPv4.
 pub const BATCH_BYTES_MAX: usize = 65_507;

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! `frisbeed`: see `frisbeed --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    frisbee_cli::run("frisbeed", frisbeed::main)
+}

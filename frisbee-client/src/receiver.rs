@@ -1,0 +1,327 @@
+//! The receiving thread: sockets and a clock around the protocol machine. It never waits for a disk.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use frisbee_cli::{Exit, Failure};
+use frisbee_proto::{Client, ClientConfig, ClientOutput, ClientStats, Event};
+use frisbee_udp::{
+    ClientOptions, ClientSocket, DropCounter, Group, Interface, RecvBatch, Throttle,
+};
+use tokio::sync::mpsc as async_mpsc;
+use tokio::time::sleep_until;
+
+use crate::admission::{Accepted, Gate, Wanted};
+use crate::patience::{Patience, Verdict};
+
+/// Time between two looks at the kernel's drop counter and at the progress made.
+const HOUSEKEEPING: Duration = Duration::from_millis(500);
+
+/// What the main thread hears of, from this thread and from those of the pipeline.
+pub(crate) enum Message {
+    /// An image was accepted.
+    Manifest(Box<Accepted>),
+    /// A chunk that has the root which the manifest names.
+    Chunk { index: u32, bytes: Vec<u8> },
+    /// Everything has been delivered.
+    Received(ClientStats),
+    /// Something to tell the user.
+    Line(String),
+    /// The end, from the network's side.
+    Failed(Failure),
+    /// The pipeline refused a chunk.
+    Refused { index: u32, error: chunkfmt::Error },
+    /// The pipeline has stopped.
+    WriteFailed,
+}
+
+/// How to receive.
+pub(crate) struct ReceiverOptions {
+    pub(crate) group: Group,
+    pub(crate) interface: Interface,
+    pub(crate) wanted: Wanted,
+    /// Blocks that may be on their way between network and disk.
+    pub(crate) credit_blocks: u32,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// The thread, which ends when this is dropped.
+pub(crate) struct Receiver {
+    releases: Releases,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Gives the memory of chunks back to the receiver.
+#[derive(Clone)]
+pub(crate) struct Releases(async_mpsc::UnboundedSender<Control>);
+
+enum Control {
+    /// This chunk is on the disk.
+    Release(u32),
+    /// The main thread wants no more.
+    Stop,
+}
+
+impl Releases {
+    /// This chunk's memory is free again.
+    pub(crate) fn release(&self, index: u32) {
+        // A receiver that has everything has ended.
+        let _ = self.0.send(Control::Release(index));
+    }
+}
+
+impl Receiver {
+    /// Joins the group and starts to receive.
+    pub(crate) fn start(
+        options: ReceiverOptions,
+        messages: mpsc::Sender<Message>,
+    ) -> Result<Self, Failure> {
+        let internal = |error: io::Error| {
+            Failure::new(
+                Exit::Internal,
+                format!("cannot start the receiver: {error}"),
+            )
+        };
+        let seed = getrandom::u64().map_err(|error| Failure::new(Exit::Internal, error))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(internal)?;
+        let entered = runtime.enter();
+        let socket =
+            ClientSocket::join(options.group, &options.interface, ClientOptions::default())
+                .map_err(|error| Failure::new(Exit::Network, error))?;
+        drop(entered);
+        let (sender, controls) = async_mpsc::unbounded_channel();
+        let now = Instant::now();
+        let config = ClientConfig {
+            credit_blocks: options.credit_blocks,
+            seed,
+            ..ClientConfig::default()
+        };
+        let gate = Gate::new(options.wanted, messages.clone());
+        let mut drive = Drive {
+            place: format!("{} on {}", options.group, options.interface),
+            drops: socket.drop_counter(),
+            socket,
+            client: Client::new(now, config, gate),
+            messages,
+            controls,
+            delivered: 0,
+            patience: Patience::new(now, options.timeout),
+            housekeeping: now,
+            trouble: Throttle::new(Duration::from_secs(10)),
+        };
+        let thread = thread::Builder::new()
+            .name("receive".into())
+            .spawn(move || {
+                if let Err(failure) = runtime.block_on(drive.run()) {
+                    // If the main thread has gone, nobody wants to know.
+                    let _ = drive.messages.send(Message::Failed(failure));
+                }
+            })
+            .map_err(internal)?;
+        Ok(Self {
+            releases: Releases(sender),
+            thread: Some(thread),
+        })
+    }
+
+    /// For the pipeline.
+    pub(crate) fn releases(&self) -> Releases {
+        self.releases.clone()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.releases.0.send(Control::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Drive {
+    /// Group and interface, for messages.
+    place: String,
+    socket: ClientSocket,
+    drops: DropCounter,
+    client: Client<Gate>,
+    messages: mpsc::Sender<Message>,
+    controls: async_mpsc::UnboundedReceiver<Control>,
+    /// Chunks delivered and not released.
+    delivered: u64,
+    patience: Patience,
+    housekeeping: Instant,
+    trouble: Throttle,
+}
+
+/// What the loop woke up for.
+enum Wake {
+    Datagrams(io::Result<()>),
+    Control(Option<Control>),
+    Deadline,
+}
+
+/// Whether the loop goes on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Sleep(Instant),
+    End,
+}
+
+impl Drive {
+    async fn run(&mut self) -> Result<(), Failure> {
+        let buffer = self.socket.receive_buffer();
+        if buffer.is_short() {
+            self.line(format!(
+                "the receive buffer has {} KiB instead of {}: sysctl net.core.rmem_max={} lets it receive faster",
+                buffer.got >> 10,
+                buffer.wanted >> 10,
+                buffer.wanted,
+            ));
+        }
+        let mut batch = RecvBatch::new();
+        loop {
+            let Next::Sleep(deadline) = self.advance().await? else {
+                return Ok(());
+            };
+            let wake = tokio::select! {
+                result = self.socket.recv(&mut batch) => Wake::Datagrams(result),
+                control = self.controls.recv() => Wake::Control(control),
+                () = sleep_until(deadline.into()) => Wake::Deadline,
+            };
+            let now = Instant::now();
+            match wake {
+                Wake::Datagrams(Ok(())) => {
+                    for datagram in batch.datagrams() {
+                        self.client
+                            .handle_datagram(now, datagram.from, datagram.bytes);
+                    }
+                }
+                Wake::Datagrams(Err(error)) => {
+                    self.trouble(now, &format!("cannot receive: {error}"))
+                }
+                Wake::Control(Some(Control::Release(index))) => self.release(now, index),
+                Wake::Control(Some(Control::Stop) | None) => return Ok(()),
+                Wake::Deadline => {}
+            }
+            if now >= self.housekeeping {
+                self.keep_house(now)?;
+            }
+        }
+    }
+
+    /// Does what the machine says until it has to wait.
+    async fn advance(&mut self) -> Result<Next, Failure> {
+        loop {
+            let now = Instant::now();
+            match self.client.poll(now) {
+                ClientOutput::Send { to, datagram } => {
+                    if let Err(error) = self.socket.send(to, &datagram).await {
+                        self.trouble(now, &format!("cannot send to {to}: {error}"));
+                    }
+                }
+                ClientOutput::Object { object, bytes } => {
+                    let index = object.saturating_sub(1);
+                    self.delivered = self.delivered.saturating_add(1);
+                    let _ = self.messages.send(Message::Chunk { index, bytes });
+                }
+                ClientOutput::Event(Event::Finished) => {
+                    self.note_drops();
+                    let _ = self.messages.send(Message::Received(*self.client.stats()));
+                    return Ok(Next::End);
+                }
+                ClientOutput::Event(Event::ManifestRefused) => {
+                    let why = self.client.admission().refused.as_ref();
+                    return Err(why.map_or_else(
+                        || Failure::new(Exit::Internal, "the manifest cannot be used"),
+                        |why| {
+                            Failure::new(
+                                why.exit,
+                                format!("the image's manifest cannot be used: {why}"),
+                            )
+                        },
+                    ));
+                }
+                ClientOutput::Event(_) => {}
+                ClientOutput::Wait(until) => {
+                    return Ok(Next::Sleep(
+                        until.map_or(self.housekeeping, |until| until.min(self.housekeeping)),
+                    ));
+                }
+            }
+        }
+    }
+
+    fn release(&mut self, now: Instant, index: u32) {
+        self.delivered = self.delivered.saturating_sub(1);
+        self.client.release(now, index.saturating_add(1));
+    }
+
+    fn keep_house(&mut self, now: Instant) -> Result<(), Failure> {
+        self.housekeeping = now + HOUSEKEEPING;
+        self.note_drops();
+        let stats = self.client.stats();
+        let progress = stats.blocks.saturating_add(stats.objects_done);
+        match self.patience.look(now, progress, self.delivered > 0) {
+            Verdict::Wait => {}
+            Verdict::Say(waited) => self.line(format!(
+                "waiting for {} s: {}",
+                waited.as_secs(),
+                self.waiting_for()
+            )),
+            Verdict::GiveUp(waited) => {
+                let exit = match &self.client.admission().refused {
+                    Some(why) if progress == 0 => why.exit,
+                    _ => Exit::Network,
+                };
+                let message = format!(
+                    "gave up after {} s: {}",
+                    waited.as_secs(),
+                    self.waiting_for()
+                );
+                return Err(Failure::new(exit, message));
+            }
+        }
+        Ok(())
+    }
+
+    fn note_drops(&mut self) {
+        if let Some(drops) = self.drops.read() {
+            self.client.note_receive_drops(drops);
+        }
+    }
+
+    fn waiting_for(&self) -> String {
+        let stats = self.client.stats();
+        let place = &self.place;
+        match &self.client.admission().refused {
+            _ if stats.blocks > 0 => {
+                format!("no more data comes from {place}: is the server still running?")
+            }
+            Some(why) => {
+                format!("no announcement on {place} is accepted, the last one because: {why}")
+            }
+            None if stats.datagrams > stats.malformed => {
+                format!("{place} carries data, but no announcement yet")
+            }
+            None => format!(
+                "nothing comes from {place}: is frisbeed running on this group, and does the network pass multicast?"
+            ),
+        }
+    }
+
+    fn trouble(&mut self, now: Instant, what: &str) {
+        if self.trouble.pass(now).is_some() {
+            self.line(what.into());
+        }
+    }
+
+    fn line(&self, text: String) {
+        let _ = self.messages.send(Message::Line(text));
+    }
+}

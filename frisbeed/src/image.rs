@@ -1,0 +1,82 @@
+//! The image file being served: what is in it and where.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use chunkfmt::{BLOCK_SIZE, ImageIndex};
+use frisbee_cli::{Exit, Failure};
+use frisbee_proto::{Image, Loaded, ObjectInfo};
+
+/// An open image file and its table of contents.
+#[derive(Debug)]
+pub(crate) struct ImageFile {
+    file: File,
+    index: ImageIndex,
+    head: Box<[u8; BLOCK_SIZE]>,
+}
+
+impl ImageFile {
+    /// Opens an image and checks its form; signatures are the clients' business.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let in_file = |failure| crate::in_file(path, failure);
+        let mut file =
+            File::open(path).map_err(|error| in_file(Failure::new(Exit::Input, error)))?;
+        let index = ImageIndex::read(&mut file, None).map_err(|error| in_file(error.into()))?;
+        let head =
+            <Box<[u8; BLOCK_SIZE]>>::try_from(index.manifest_head.clone()).map_err(|_| {
+                in_file(Failure::new(
+                    Exit::Internal,
+                    "the manifest's head is not one block",
+                ))
+            })?;
+        Ok(Self { file, index, head })
+    }
+
+    pub(crate) fn index(&self) -> &ImageIndex {
+        &self.index
+    }
+
+    /// Bytes of all objects: what a client has to receive.
+    pub(crate) fn object_bytes(&self) -> u64 {
+        let head = &self.index.manifest.head;
+        head.chunk_blocks
+            .saturating_add(u64::from(head.object_blocks))
+            .saturating_mul(BLOCK_SIZE as u64)
+    }
+
+    /// The image as the protocol knows it.
+    pub(crate) fn protocol_image(&self) -> Image {
+        let manifest = &self.index.manifest;
+        let first = ObjectInfo {
+            blocks: manifest.head.object_blocks,
+            root: manifest.head.object_root,
+        };
+        let chunks = manifest.entries.iter().map(|entry| ObjectInfo {
+            blocks: entry.blocks,
+            root: entry.root,
+        });
+        Image {
+            uuid: manifest.head.uuid().into_bytes(),
+            head: self.head.clone(),
+            objects: std::iter::once(first).chain(chunks).collect(),
+        }
+    }
+
+    /// Reads and hashes one object: 0 is the manifest object, `i + 1` is chunk `i`.
+    ///
+    /// Nothing says that the bytes are still those that the manifest names; their root does.
+    pub(crate) fn load(&self, object: u32) -> io::Result<Loaded> {
+        let bytes = match object.checked_sub(1) {
+            None => self.index.manifest_object.clone(),
+            Some(chunk) => {
+                let (offset, length) = self.index.chunk(chunk).ok_or(io::ErrorKind::NotFound)?;
+                let mut bytes = vec![0; length];
+                self.file.read_exact_at(&mut bytes, offset)?;
+                bytes
+            }
+        };
+        Loaded::new(bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
