@@ -16,38 +16,38 @@ Examples:
   Leave room for others on a gigabit network, and end when all clients are done:
     frisbeed --rate 700M --exit-after 60 --interface eth0 golden.frz";
 
-/// Multicast a disk image to any number of machines.
+/// Multicast a disk image to any number of machines
 ///
 /// The server needs no key: every client verifies what it receives against the key of the image's owner. It sends
 /// only what clients ask for, keeps nothing about them, and may be stopped, restarted or doubled at any time.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
-pub(crate) struct Cli {
-    /// Multicast group and UDP port; clients have to be given the same.
+#[command(name = "frisbeed", version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+pub struct Cli {
+    /// Multicast group and UDP port; clients have to be given the same
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value_t = String::from("239.192.7.1:7001"))]
     pub(crate) group: String,
 
-    /// Network interface to serve on, by name or IPv4 address [default: where the system routes the group to].
+    /// Network interface to serve on, by name or IPv4 address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
 
-    /// Rate never exceeded, in bits per second on the wire: 900M, 2.5G [default: what the clients keep up with].
+    /// Rate never exceeded, in bits per second on the wire: 900M, 2.5G [default: what the clients keep up with]
     #[arg(short, long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) rate: Option<u64>,
 
-    /// Time to live of the datagrams: 1 stays in the local network, more passes multicast routers.
+    /// Time to live of the datagrams: 1 stays in the local network, more passes multicast routers
     #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) ttl: u8,
 
-    /// End when no request has come for this long; without it, serve until stopped.
+    /// End when no request has come for this long; without it, serve until stopped
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) exit_after: Option<u64>,
 
-    /// Report as JSON, one object per line on stdout: start, progress, message, finish.
+    /// Report as JSON, one object per line on stdout: start, progress, message, finish
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Image to serve.
+    /// Image to serve
     #[arg(value_name = "IMAGE")]
     pub(crate) image: PathBuf,
 }

@@ -11,16 +11,17 @@ mod reader;
 mod signals;
 mod status;
 
+pub use cli::Cli;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use frisbee_cli::progress::Events;
 use frisbee_cli::{Exit, Failure};
 use frisbee_proto::{Server, ServerConfig};
 use frisbee_udp::{Group, Interface, ServerOptions, ServerSocket};
 
-use cli::Cli;
 use drive::Drive;
 use image::ImageFile;
 use reader::Reader;
@@ -32,22 +33,23 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Reads the command line and serves until a signal or `--exit-after` ends it.
-///
-/// # Errors
-/// What is wrong with image, group or interface.
-pub fn main() -> Result<(), Failure> {
-    let cli = Cli::parse();
-    let group: Group = cli.group.parse().map_err(network)?;
-    let interface = Interface::find(cli.interface.as_deref(), group).map_err(network)?;
-    let image = ImageFile::open(&cli.image)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Failure::new(Exit::Internal, format!("cannot start the runtime: {error}"))
-        })?;
-    runtime.block_on(serve(&cli, group, &interface, image))
+impl Cli {
+    /// Serves until a signal or `--exit-after` ends it.
+    ///
+    /// # Errors
+    /// What is wrong with image, group or interface, as one line with its exit code.
+    pub fn run(&self) -> Result<(), Failure> {
+        let group: Group = self.group.parse().map_err(network)?;
+        let interface = Interface::find(self.interface.as_deref(), group).map_err(network)?;
+        let image = ImageFile::open(&self.image)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Failure::new(Exit::Internal, format!("cannot start the runtime: {error}"))
+            })?;
+        runtime.block_on(serve(self, group, &interface, image))
+    }
 }
 
 async fn serve(

@@ -1,7 +1,11 @@
-//! `frisbeed`: see `frisbeed --help`.
+//! Serves an image: see `frisbeed --help`.
 
 use std::process::ExitCode;
 
+use clap::Parser;
+use frisbeed::Cli;
+
 fn main() -> ExitCode {
-    frisbee_cli::run("frisbeed", frisbeed::main)
+    let cli = Cli::parse();
+    frisbee_cli::run("frisbeed", || cli.run())
 }
