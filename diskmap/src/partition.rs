@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{Effect, Error, Fault, Incompatible, Warning};
+use crate::error::{Effect, Error, Fault, Incompatible, Place, Warning};
 use crate::ext::{self, ExtInfo, ExtVersion};
 use crate::extent::{Extent, FreeRuns};
 use crate::signature;
@@ -102,6 +102,7 @@ pub(crate) fn probe(
     let size = u64::from(sector_size);
     let start = slice.extent.first.saturating_mul(size);
     let window = Window::part(source, start, slice.extent.count.saturating_mul(size));
+    let number = (slice.number != 0).then_some(slice.number);
     match contents(&window) {
         Ok(Contents::Unknown) => Ok((
             Partition::raw(slice, Filesystem::Raw, "no known filesystem".into()),
@@ -127,18 +128,23 @@ pub(crate) fn probe(
                     });
                 }
             }
+            let thinned = map.free.is_thinned().then(|| Warning {
+                place: Place {
+                    partition: number,
+                    offset: start,
+                },
+                cause: Incompatible::TooManyFreeRuns(FreeRuns::LIMIT).into(),
+                effect: Effect::ShortRunsSaved,
+            });
             let partition = Partition {
                 label: map.label,
                 note: None,
                 ..Partition::raw(slice, Filesystem::Ext(map.info), String::new())
             };
-            Ok((partition, None))
+            Ok((partition, thinned))
         }
         Err(fault) => {
-            let (number, effect) = match slice.number {
-                0 => (None, Effect::RawDisk),
-                number => (Some(number), Effect::RawPartition),
-            };
+            let effect = number.map_or(Effect::RawDisk, |_| Effect::RawPartition);
             let warning = fault.into_warning(number, effect)?;
             let partition = Partition::raw(slice, Filesystem::Raw, warning.cause.to_string());
             Ok((partition, Some(warning)))

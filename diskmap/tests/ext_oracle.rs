@@ -1,5 +1,7 @@
 //! The free space of ext filesystems against dumpe2fs, partclone and the kernel.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::path::Path;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod tables;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
