@@ -9,7 +9,7 @@ mod common;
 use std::sync::OnceLock;
 
 use common::{check, free, has_tool, is_subset, make_ext, map, map_strict, run, sparse};
-use crc::{Algorithm, CRC_32_ISCSI, Crc};
+use crc::{Algorithm, CRC_16_MODBUS, CRC_32_ISCSI, Crc};
 use diskmap::{Cause, Corrupt, Error, Extent, Incompatible, ReadAt};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -19,6 +19,8 @@ const CRC32C: Crc<u32> = Crc::<u32>::new(&Algorithm {
     xorout: 0,
     ..CRC_32_ISCSI
 });
+/// CRC-16 as ext4 uses it.
+const CRC16: Crc<u16> = Crc::<u16>::new(&CRC_16_MODBUS);
 const SUPERBLOCK: usize = 1024;
 
 /// A small filesystem of several groups and where its parts lie.
@@ -286,6 +288,34 @@ fn metadata_in_impossible_places_is_found() {
         edit(2, 4, free),
         Corrupt::ExtMetadataFree(free.into()).into()
     );
+}
+
+#[test]
+fn an_uninitialised_group_keeps_the_metadata_of_others() {
+    if samples().is_none() {
+        return;
+    }
+    // Group 2 holds nothing but the bitmaps and inode tables of itself and of group 3.
+    let sample = Sample::new("-t ext4 -G 2 -O ^metadata_csum,uninit_bg");
+    let mut bytes = sample.bytes.clone();
+    let descriptor = sample.descriptors.start + 2 * 64;
+    let group_2 = 2 * 8192 + 1..3 * 8192 + 1;
+    assert!(group_2.contains(&(sample.bitmaps[3] / 1024)));
+    assert_eq!(
+        bytes[descriptor + 0x12] & 2,
+        0,
+        "mke2fs initialises such a group"
+    );
+    bytes[descriptor + 0x12] |= 2;
+    bytes[sample.bitmaps[2]..][..1024].fill(0);
+    let mut digest = CRC16.digest();
+    digest.update(&bytes[SUPERBLOCK + 0x68..][..16]);
+    digest.update(&2_u32.to_le_bytes());
+    digest.update(&bytes[descriptor..][..0x1e]);
+    digest.update(&bytes[descriptor + 0x20..][..0x20]);
+    bytes[descriptor + 0x1e..][..2].copy_from_slice(&digest.finalize().to_le_bytes());
+    let map = map_strict(&bytes).unwrap();
+    assert_eq!(free(&map), sample.free);
 }
 
 #[test]
