@@ -1,11 +1,29 @@
 //! The client: chooses an image, takes and verifies every block that passes, and asks for what it lacks.
 
-use std::net::SocketAddr;
-use std::time::Instant;
+mod fetch;
+mod object;
+mod requests;
+mod sequence;
+mod servers;
+mod stock;
+mod timing;
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use chunkfmt::BLOCK_SIZE;
 use chunkfmt::tree::Cv;
 
-use crate::ObjectInfo;
+use self::fetch::Fetch;
+use self::servers::Servers;
+use self::stock::Stock;
+use crate::layout::Unit;
+use crate::wire::{self, Announce, Datagram, Message};
+use crate::{MAX_OBJECT_BLOCKS, ObjectInfo};
+
+/// Heads judged in one second: signature checks of a flood of forged ANNOUNCEs stay below 5 % of a processor.
+const HEADS_PER_SECOND: u32 = 200;
 
 /// What a signed manifest head says, once it has been accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,37 +151,99 @@ pub struct ClientStats {
 }
 
 /// The client of one image. See the crate's documentation for the contract.
+///
+/// Memory, whatever is sent at it: the credit (or one object, if that is larger), 13 % of it for proofs and
+/// bookkeeping at worst, object 0 up to its limit, and some 100 bytes per object of the image.
 #[derive(Debug)]
 pub struct Client<A> {
     admission: A,
     config: ClientConfig,
+    random: fastrand::Rng,
+    phase: Phase,
+    out: VecDeque<ClientOutput>,
+    /// Start of the second in which heads are counted, and how many there were.
+    heads: (Instant, u32),
     stats: ClientStats,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No ANNOUNCE was admitted yet.
+    Choosing,
+    /// An image is chosen.
+    Fetching(Box<Fetch>),
+    /// Finished, or given up.
+    Over,
 }
 
 impl<A: Admission> Client<A> {
     /// A client that waits for an ANNOUNCE with a head that `admission` admits.
     pub fn new(now: Instant, config: ClientConfig, admission: A) -> Self {
-        let _ = now;
-        Self {
-            admission,
-            config,
-            stats: ClientStats::default(),
-        }
+        let random = fastrand::Rng::with_seed(config.seed);
+        let (out, stats) = (VecDeque::new(), ClientStats::default());
+        Self { admission, config, random, phase: Phase::Choosing, out, heads: (now, 0), stats }
     }
 
     /// Takes a datagram from the group.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
-        let _ = (now, from, datagram);
+        self.stats.datagrams += 1;
+        let Ok(Datagram { stream, sequence, uuid, message }) = wire::decode(datagram) else {
+            self.stats.malformed += 1;
+            return;
+        };
+        if let Phase::Choosing = self.phase
+            && let Message::Announce(announce, head) = message
+        {
+            return self.choose(now, from, (stream, sequence), uuid, announce, head);
+        }
+        let Phase::Fetching(fetch) = &mut self.phase else { return };
+        let (object, unit, payload) = match message {
+            _ if uuid != fetch.uuid => {
+                self.stats.foreign += 1;
+                return;
+            }
+            Message::Request(..) => {
+                self.stats.foreign += 1;
+                return;
+            }
+            Message::Announce(_, head) if *head != *fetch.head => {
+                self.stats.refused_heads += 1;
+                return;
+            }
+            Message::Announce(announce, _) => {
+                if fetch.announce(now, from, stream, sequence, announce) {
+                    self.stats.server_changes += 1;
+                    self.out.push_back(ClientOutput::Event(Event::Server(fetch.server())));
+                }
+                return;
+            }
+            Message::Data(object, block, payload) => (object, Unit::Block(block), payload),
+            Message::Proof(object, node, payload) => (object, Unit::Node(node), payload),
+        };
+        if let Some(object) = fetch.unit(now, from, (stream, sequence), (object, unit), payload, &mut self.stats) {
+            self.complete(now, object);
+        }
     }
 
     /// The memory of a delivered object is free again. Unknown objects are ignored.
     pub fn release(&mut self, now: Instant, object: u32) {
-        let _ = (now, object);
+        if let Phase::Fetching(fetch) = &mut self.phase
+            && fetch.stock.release(object)
+        {
+            fetch.stock_changed(now);
+        }
     }
 
     /// This object need not be fetched (it is on the disk already). Has an effect from [`Event::Manifest`] on.
     pub fn skip(&mut self, now: Instant, object: u32) {
-        let _ = (now, object);
+        if let Phase::Fetching(fetch) = &mut self.phase
+            && object != 0
+            && fetch.stock.skip(object)
+        {
+            self.stats.objects_done += 1;
+            fetch.forget(object);
+            self.finish_if_done(now);
+        }
     }
 
     /// The kernel dropped `count` more datagrams before they could be read. They are part of the loss that the
@@ -174,8 +254,17 @@ impl<A: Admission> Client<A> {
 
     /// What to do next.
     pub fn poll(&mut self, now: Instant) -> ClientOutput {
-        let _ = (now, self.config.seed);
-        ClientOutput::Wait(None)
+        if self.out.is_empty()
+            && let Phase::Fetching(fetch) = &mut self.phase
+            && fetch.deadline() <= now
+        {
+            fetch.timeout(now, &mut self.out, &mut self.stats);
+        }
+        match (self.out.pop_front(), &self.phase) {
+            (Some(output), _) => output,
+            (None, Phase::Fetching(fetch)) => ClientOutput::Wait(Some(fetch.deadline())),
+            (None, _) => ClientOutput::Wait(None),
+        }
     }
 
     /// Counters since the start.
@@ -185,7 +274,10 @@ impl<A: Admission> Client<A> {
 
     /// Blocks of buffer in use: open objects, and delivered ones that were not released. Object 0 is not counted.
     pub fn blocks_in_use(&self) -> u32 {
-        0
+        match &self.phase {
+            Phase::Fetching(fetch) => fetch.stock.in_use(),
+            Phase::Choosing | Phase::Over => 0,
+        }
     }
 
     /// What judges the trust.
@@ -196,5 +288,64 @@ impl<A: Admission> Client<A> {
     /// What judges the trust, to be taken apart when the client is no longer needed.
     pub fn into_admission(self) -> A {
         self.admission
+    }
+
+    fn choose(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        (stream, sequence): (u16, u32),
+        uuid: [u8; 16],
+        announce: Announce,
+        head: &[u8; BLOCK_SIZE],
+    ) {
+        if now.saturating_duration_since(self.heads.0) >= Duration::from_secs(1) {
+            self.heads = (now, 0);
+        }
+        self.heads.1 += 1;
+        let judged = if self.heads.1 <= HEADS_PER_SECOND { self.admission.admit(head) } else { None };
+        let most = self.config.max_manifest_blocks.min(MAX_OBJECT_BLOCKS);
+        let admitted = judged.filter(|judged| judged.uuid == uuid && (1..=most).contains(&judged.object_blocks));
+        let Some(admitted) = admitted else {
+            self.stats.refused_heads += 1;
+            return;
+        };
+        let object0 = ObjectInfo { blocks: admitted.object_blocks, root: admitted.object_root };
+        let stock = Stock::new(self.config.credit_blocks, object0);
+        let servers = Servers::new(now, from, stream, sequence, announce);
+        let fetch = Fetch::new(now, uuid, head, stock, servers, self.random.fork());
+        self.out.push_back(ClientOutput::Event(Event::ImageChosen { uuid }));
+        self.out.push_back(ClientOutput::Event(Event::Server(fetch.server())));
+        self.phase = Phase::Fetching(Box::new(fetch));
+    }
+
+    fn complete(&mut self, now: Instant, object: u32) {
+        let Phase::Fetching(fetch) = &mut self.phase else { return };
+        let Some(bytes) = fetch.stock.deliver(object) else { return };
+        self.stats.objects_done += 1;
+        if object == 0 {
+            let chunks = self.admission.open_manifest(bytes);
+            let Some(chunks) = chunks.filter(|chunks| crate::check_sizes(1, chunks).is_ok()) else {
+                self.out.push_back(ClientOutput::Event(Event::ManifestRefused));
+                self.phase = Phase::Over;
+                return;
+            };
+            fetch.stock.extend(&chunks);
+            self.out.push_back(ClientOutput::Event(Event::Manifest { objects: fetch.stock.objects() }));
+        } else {
+            self.out.push_back(ClientOutput::Object { object, bytes });
+        }
+        fetch.stock_changed(now);
+        self.finish_if_done(now);
+    }
+
+    fn finish_if_done(&mut self, now: Instant) {
+        if let Phase::Fetching(fetch) = &mut self.phase
+            && fetch.stock.is_finished()
+        {
+            fetch.finish(now, &mut self.out, &mut self.stats);
+            self.out.push_back(ClientOutput::Event(Event::Finished));
+            self.phase = Phase::Over;
+        }
     }
 }

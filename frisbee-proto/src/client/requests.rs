@@ -1,0 +1,115 @@
+//! Packs what a client lacks into as few REQUESTs as it takes.
+
+use crate::layout::Unit;
+use crate::wire::{Item, RequestItems};
+
+/// Most REQUESTs at a time: some 40 objects with losses all over. What does not fit is asked for a little later.
+const MAX_REQUESTS: usize = 8;
+/// Blocks between two missing ones from which on a second bitmap is shorter than one over both.
+const GAP: u32 = RequestItems::ITEM_BYTES as u32 * 8;
+/// Most bytes of one bitmap: a chunk of 2 MiB with its header fits.
+const MAX_BITMAP: usize = 320;
+
+/// REQUESTs under construction.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    full: Vec<RequestItems>,
+    last: RequestItems,
+}
+
+impl Requests {
+    /// Adds a whole object. False if there is no room.
+    pub(super) fn whole(&mut self, object: u32) -> bool {
+        self.push(&Item::Whole { object })
+    }
+
+    /// Adds units of an object, its blocks in ascending order. False if not all of them found room.
+    pub(super) fn units(&mut self, object: u32, units: impl Iterator<Item = Unit>) -> bool {
+        let mut bitmap = Vec::new();
+        let (mut first, mut last) = (0, 0);
+        for unit in units {
+            let block = match unit {
+                Unit::Node(node) => {
+                    if !self.push(&Item::Node { object, node }) {
+                        return false;
+                    }
+                    continue;
+                }
+                Unit::Block(block) => block,
+            };
+            let byte = |first: u32| (block - first) as usize / 8;
+            if !bitmap.is_empty() && (block - last > GAP || byte(first) >= MAX_BITMAP) {
+                if !self.push(&Item::Blocks { object, first, bitmap: &bitmap }) {
+                    return false;
+                }
+                bitmap.clear();
+            }
+            if bitmap.is_empty() {
+                first = block;
+            }
+            last = block;
+            bitmap.resize(byte(first) + 1, 0);
+            bitmap[byte(first)] |= 1 << ((block - first) % 8);
+        }
+        bitmap.is_empty() || self.push(&Item::Blocks { object, first, bitmap: &bitmap })
+    }
+
+    /// The REQUESTs, none of them empty.
+    pub(super) fn finish(mut self) -> Vec<RequestItems> {
+        if !self.last.is_empty() {
+            self.full.push(self.last);
+        }
+        self.full
+    }
+
+    fn push(&mut self, item: &Item<'_>) -> bool {
+        if self.last.push(item) {
+            return true;
+        }
+        if self.full.len() + 1 >= MAX_REQUESTS {
+            return false;
+        }
+        self.full.push(std::mem::take(&mut self.last));
+        self.last.push(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::wire::{self, Message, RequestHead, Stream};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_block_asked_for_is_in_the_requests(blocks in prop::collection::btree_set(0u32..100_000, 0..400)) {
+            let mut requests = Requests::default();
+            prop_assert!(requests.units(7, blocks.iter().map(|&block| Unit::Block(block))));
+            let stream = Stream { number: 1, uuid: [2; 16] };
+            let mut asked = BTreeSet::new();
+            for items in requests.finish() {
+                let datagram = items.encode(&stream, 3, &RequestHead::default());
+                prop_assert!(datagram.len() <= wire::MAX_DATAGRAM);
+                let Message::Request(_, items) = wire::decode(&datagram).unwrap().message else { panic!() };
+                for item in items {
+                    let Item::Blocks { object: 7, first, bitmap } = item else { panic!("{item:?}") };
+                    let bits = bitmap.iter().enumerate();
+                    let bits = bits.flat_map(|(i, byte)| (0..8).filter(move |b| byte >> b & 1 == 1).map(move |b| i as u32 * 8 + b));
+                    for bit in bits {
+                        prop_assert!(asked.insert(first + bit));
+                    }
+                }
+            }
+            prop_assert_eq!(asked, blocks);
+        }
+    }
+
+    #[test]
+    fn a_great_many_are_cut_off() {
+        let mut requests = Requests::default();
+        assert!(!requests.units(7, (0..10_000_000).step_by(200).map(Unit::Block)));
+        assert_eq!(requests.finish().len(), MAX_REQUESTS);
+    }
+}

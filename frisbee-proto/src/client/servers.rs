@@ -1,0 +1,183 @@
+//! The few servers known for the chosen image, and which of them is asked.
+//!
+//! A server is known by the source address and stream number of its ANNOUNCEs, which carry the very head that was
+//! admitted. Anyone can send a copy of it, so being known means nothing: a server that has delivered something stays,
+//! one that was asked in vain leaves first.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::sequence::Sequence;
+use crate::wire::Announce;
+
+const MAX_KNOWN: usize = 8;
+/// A server that was silent for so long is not asked: five ANNOUNCEs of an idle one.
+const SILENT: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Known {
+    source: SocketAddr,
+    stream: u16,
+    pub(super) sequence: Sequence,
+    /// The newest ANNOUNCE; promises that have come true since are taken out of it.
+    pub(super) announce: Announce,
+    heard: Instant,
+    /// Something new came from it.
+    useful: bool,
+    /// It was asked, and left because nothing came.
+    failed: bool,
+}
+
+impl Known {
+    /// Number of its run.
+    pub(super) fn stream(&self) -> u16 {
+        self.stream
+    }
+
+    /// Where it takes requests.
+    pub(super) fn requests(&self) -> SocketAddr {
+        self.announce.request_address.unwrap_or(self.source)
+    }
+
+    /// An object that was promised is passing: it is promised no longer.
+    pub(super) fn passing(&mut self, object: u32) {
+        if let Some(place) = object.checked_sub(self.announce.cursor)
+            && let Some(byte) = self.announce.promise.get_mut((place / 8) as usize)
+        {
+            *byte &= !(1 << (place % 8));
+        }
+    }
+}
+
+/// What an ANNOUNCE told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// The server being asked.
+    Current,
+    /// Another known one.
+    Other,
+    /// One that was not known.
+    New,
+}
+
+#[derive(Debug)]
+pub(super) struct Servers {
+    known: Vec<Known>,
+    current: usize,
+}
+
+impl Servers {
+    /// The server whose ANNOUNCE was admitted is the first one asked.
+    pub(super) fn new(now: Instant, source: SocketAddr, stream: u16, sequence: u32, announce: Announce) -> Self {
+        Self { known: vec![Known::new(now, source, stream, sequence, announce)], current: 0 }
+    }
+
+    /// The server being asked.
+    pub(super) fn current(&self) -> &Known {
+        &self.known[self.current]
+    }
+
+    pub(super) fn current_mut(&mut self) -> &mut Known {
+        &mut self.known[self.current]
+    }
+
+    /// Takes an ANNOUNCE with the admitted head.
+    pub(super) fn announce(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        stream: u16,
+        sequence: u32,
+        announce: Announce,
+        random: &mut fastrand::Rng,
+    ) -> Heard {
+        if let Some(index) = self.find(source, stream) {
+            let known = &mut self.known[index];
+            if known.sequence.take(sequence) {
+                known.announce = announce;
+            }
+            known.heard = now;
+            return if index == self.current { Heard::Current } else { Heard::Other };
+        }
+        let new = Known::new(now, source, stream, sequence, announce);
+        if self.known.len() < MAX_KNOWN {
+            self.known.push(new);
+            return Heard::New;
+        }
+        let silent = |known: &Known| now.saturating_duration_since(known.heard) > SILENT;
+        let replaceable = |known: &Known| known.failed || silent(known) || !known.useful;
+        let others = self.known.iter().enumerate().filter(|(index, _)| *index != self.current);
+        let victims: Vec<usize> = others.filter(|(_, known)| replaceable(known)).map(|(index, _)| index).collect();
+        match random.choice(victims) {
+            Some(victim) => {
+                self.known[victim] = new;
+                Heard::New
+            }
+            None => Heard::Other,
+        }
+    }
+
+    /// Takes the number of a DATA or PROOF. Returns whether it is of the server being asked and moved its stream on.
+    pub(super) fn take(&mut self, source: SocketAddr, stream: u16, sequence: u32) -> bool {
+        let Some(index) = self.find(source, stream) else { return false };
+        self.known[index].sequence.take(sequence) && index == self.current
+    }
+
+    /// Something new came from this server.
+    pub(super) fn useful(&mut self, source: SocketAddr, stream: u16) {
+        if let Some(index) = self.find(source, stream) {
+            (self.known[index].useful, self.known[index].failed) = (true, false);
+        }
+    }
+
+    /// The present server was asked in vain: goes over to the next one that was heard lately, or to the one just
+    /// heard if `newest`. False if there is none.
+    pub(super) fn change(&mut self, now: Instant, newest: bool) -> bool {
+        let count = self.known.len();
+        let others = (1..count).map(|step| (self.current + step) % count);
+        let mut fresh = others.filter(|&index| now.saturating_duration_since(self.known[index].heard) <= SILENT);
+        let next = if newest { fresh.max_by_key(|&index| self.known[index].heard) } else { fresh.next() };
+        let Some(next) = next else { return false };
+        self.known[self.current].failed = true;
+        self.current = next;
+        true
+    }
+
+    fn find(&self, source: SocketAddr, stream: u16) -> Option<usize> {
+        self.known.iter().position(|known| known.stream == stream && known.source == source)
+    }
+}
+
+impl Known {
+    fn new(now: Instant, source: SocketAddr, stream: u16, sequence: u32, announce: Announce) -> Self {
+        let sequence = Sequence::new(sequence);
+        Self { source, stream, sequence, announce, heard: now, useful: false, failed: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announce() -> Announce {
+        Announce { rate: 1, cursor: 0, queued: 0, idle: true, promise: [0; 64], request_address: None }
+    }
+
+    #[test]
+    fn copies_of_the_head_do_not_push_out_a_server_that_delivers() {
+        let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+        let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        let mut servers = Servers::new(now, address(1), 1, 0, announce());
+        servers.announce(now, address(2), 2, 0, announce(), &mut random);
+        servers.useful(address(2), 2);
+        for port in 3..2000 {
+            servers.announce(now, address(port), 9, 0, announce(), &mut random);
+            assert!(servers.known.len() <= MAX_KNOWN);
+        }
+        assert!(servers.find(address(1), 1).is_some(), "the present one");
+        assert!(servers.find(address(2), 2).is_some(), "the useful one");
+        assert!(servers.change(now, false));
+        assert_eq!(servers.current().source, address(2));
+        assert!(!servers.change(now + SILENT * 2, false), "none was heard lately");
+    }
+}

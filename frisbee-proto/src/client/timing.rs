@@ -1,0 +1,76 @@
+//! When to ask: round-trip estimate and the constants of the client's timers.
+
+use std::time::{Duration, Instant};
+
+/// A REQUEST about losses waits so long, at random: several objects share it, and late datagrams arrive meanwhile.
+pub(super) const REPAIR_WAIT: std::ops::Range<u64> = 5_000..10_000;
+/// A REQUEST for more waits at most so long, at random, while there is much under way; others may ask for the same.
+pub(super) const REFILL_WAIT: Duration = Duration::from_millis(250);
+/// And at least up to so long: many clients start at the same moment.
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// Least time between two REQUESTs, whatever a forger makes of us.
+pub(super) const REQUEST_GAP: Duration = Duration::from_millis(5);
+/// How often what is outstanding is looked through, at most and at least.
+pub(super) const TICK: Duration = Duration::from_millis(25);
+pub(super) const SLOW_TICK: Duration = Duration::from_millis(250);
+/// A REQUEST without items, at random after the first to twice as long: servers show who is there.
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// An idle server can have heard of what was asked for so long ago.
+pub(super) const CROSSING: Duration = Duration::from_millis(10);
+/// Promises are believed while something useful came within so long of asking.
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
+/// After so long without anything useful a server that was never heard of before is asked instead.
+pub(super) const STALLED: Duration = Duration::from_millis(200);
+/// And after so long any other one.
+pub(super) const DEAD: Duration = Duration::from_secs(1);
+
+const MIN_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The time from an ask to its first answer, smoothed as in RFC 6298, section 2.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrip {
+    smoothed: Option<Duration>,
+    variation: Duration,
+}
+
+impl RoundTrip {
+    /// A measurement, of an ask that was not repeated.
+    pub(super) fn sample(&mut self, time: Duration) {
+        let Some(smoothed) = self.smoothed else {
+            (self.smoothed, self.variation) = (Some(time), time / 2);
+            return;
+        };
+        self.variation = (self.variation * 3 + smoothed.abs_diff(time)) / 4;
+        self.smoothed = Some((smoothed * 7 + time) / 8);
+    }
+
+    /// How long to wait for an answer after so many asks in vain.
+    pub(super) fn timeout(&self, tries: u32) -> Duration {
+        let once = self.smoothed.map_or(MIN_TIMEOUT, |smoothed| smoothed + self.variation * 4);
+        (once.max(MIN_TIMEOUT) * (1 << tries.saturating_sub(1).min(5))).min(MAX_TIMEOUT)
+    }
+}
+
+/// A random time in a range of microseconds from now.
+pub(super) fn soon(now: Instant, micros: std::ops::Range<u64>, random: &mut fastrand::Rng) -> Instant {
+    now + Duration::from_micros(random.u64(micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_double_within_their_limits() {
+        let mut trip = RoundTrip::default();
+        assert_eq!(trip.timeout(0), MIN_TIMEOUT);
+        assert_eq!(trip.timeout(1), MIN_TIMEOUT);
+        assert_eq!(trip.timeout(2), MIN_TIMEOUT * 2);
+        assert_eq!(trip.timeout(u32::MAX), MAX_TIMEOUT);
+        for _ in 0..50 {
+            trip.sample(Duration::from_millis(80));
+        }
+        assert!((79..=85).contains(&trip.timeout(1).as_millis()), "{:?}", trip.timeout(1));
+    }
+}

@@ -1,0 +1,243 @@
+//! What clients want, merged into one set, and the order in which it is served.
+//!
+//! Whole objects are served in ascending order, round and round, from a cursor that only ever moves on: every client
+//! that lacks an object takes it in the same pass. Repairs come first, because they set buffers of clients free, but
+//! after one object's worth of them a whole object has its turn: repairs that a forger asks for starve nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::history::InFlight;
+use crate::bits::Bits;
+use crate::layout::Layout;
+
+/// Units of repair after which a whole object is due: about the largest object.
+const REPAIRS_IN_A_ROW: u32 = 2048;
+
+/// The merged wants. Memory: one bit per unit of each object that has repairs wanted.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    whole: BTreeSet<u32>,
+    repairs: BTreeMap<u32, Bits>,
+    job: Option<Job>,
+    /// Where the search for the next whole object begins.
+    cursor: u32,
+    repair_cursor: u32,
+    /// Units of repair served since the last whole object.
+    repaired: u32,
+}
+
+/// The object being sent.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Its number.
+    pub(super) object: u32,
+    /// Only some of its units.
+    pub(super) repair: bool,
+    units: Bits,
+    next: u32,
+}
+
+/// An object that may be sent next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) object: u32,
+    pub(super) whole: bool,
+}
+
+impl Wanted {
+    /// Wants one unit, unless it is in flight or queued already.
+    pub(super) fn want(&mut self, object: u32, layout: &Layout, unit: u32, in_flight: InFlight<'_>) {
+        let covered = |job: &Job| job.object == object && unit >= job.next && job.units.get(unit);
+        if in_flight.contains(unit)
+            || (unit < layout.whole() && self.whole.contains(&object))
+            || self.job.as_ref().is_some_and(covered)
+        {
+            return;
+        }
+        self.repairs.entry(object).or_insert_with(|| Bits::new(layout.units())).set(unit);
+    }
+
+    /// Wants all units of an object but those of level 0. Of an object that is under way it is the rest that counts
+    /// as a repair. So does all of object 0: without it a client can take nothing else.
+    pub(super) fn want_whole(&mut self, object: u32, layout: &Layout, in_flight: InFlight<'_>) {
+        let under_way = !in_flight.is_empty() || self.job.as_ref().is_some_and(|job| job.object == object);
+        if self.whole.contains(&object) {
+            return;
+        }
+        if under_way || object == 0 {
+            (0..layout.whole()).for_each(|unit| self.want(object, layout, unit, in_flight));
+            return;
+        }
+        self.whole.insert(object);
+        if let Some(repairs) = self.repairs.get_mut(&object) {
+            (0..layout.whole()).for_each(|unit| _ = repairs.clear(unit));
+            if repairs.is_empty() {
+                self.repairs.remove(&object);
+            }
+        }
+    }
+
+    /// Forgets an object.
+    pub(super) fn remove(&mut self, object: u32) {
+        self.whole.remove(&object);
+        self.repairs.remove(&object);
+    }
+
+    /// Whether nothing is wanted, and nothing being sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.job.is_none() && self.whole.is_empty() && self.repairs.is_empty()
+    }
+
+    /// Objects that have something wanted, the one being sent included.
+    pub(super) fn len(&self) -> usize {
+        self.whole.len() + self.repairs.len() + usize::from(self.job.is_some())
+    }
+
+    /// The object that is sent whole next, or the place where the order has got to.
+    pub(super) fn cursor(&self) -> u32 {
+        self.next_whole().next().unwrap_or(self.cursor)
+    }
+
+    /// Whether an object is going to be sent whole.
+    pub(super) fn promises(&self, object: u32) -> bool {
+        self.whole.contains(&object)
+    }
+
+    /// The object being sent.
+    pub(super) fn job(&self) -> Option<&Job> {
+        self.job.as_ref()
+    }
+
+    /// The next unit of the object being sent. With the last one the job ends.
+    pub(super) fn next_unit(&mut self) -> Option<u32> {
+        let job = self.job.as_mut()?;
+        let unit = job.units.next(job.next)?;
+        job.next = unit + 1;
+        if job.units.next(job.next).is_none() {
+            self.job = None;
+        }
+        Some(unit)
+    }
+
+    /// What may be sent after the present job, in order of preference: repairs and whole objects in turn.
+    pub(super) fn candidates(&self, each: usize) -> impl Iterator<Item = Candidate> + '_ {
+        let whole_due = self.repaired >= REPAIRS_IN_A_ROW;
+        let repairs = rotate(self.repair_cursor, |range| self.repairs.range(range).map(|(&object, _)| object));
+        let mut repairs = repairs.take(each).map(|object| Candidate { object, whole: false });
+        let mut whole = self.next_whole().take(each).map(|object| Candidate { object, whole: true });
+        let first = if whole_due { whole.next() } else { None };
+        let rest = std::iter::from_fn(move || Some([repairs.next(), whole.next()])).take(each).flatten().flatten();
+        first.into_iter().chain(rest)
+    }
+
+    /// Begins with one of the candidates.
+    pub(super) fn begin(&mut self, candidate: Candidate, layout: &Layout) {
+        let Candidate { object, whole } = candidate;
+        let units = if whole {
+            self.whole.remove(&object);
+            self.cursor = object.wrapping_add(1);
+            self.repaired = 0;
+            Bits::full(layout.whole())
+        } else {
+            let Some(units) = self.repairs.remove(&object) else { return };
+            self.repair_cursor = object.wrapping_add(1);
+            self.repaired = self.repaired.saturating_add(units.count());
+            units
+        };
+        let repair = units.count() < layout.whole();
+        self.job = Some(Job { object, repair, units, next: 0 });
+    }
+
+    fn next_whole(&self) -> impl Iterator<Item = u32> + '_ {
+        rotate(self.cursor, |range| self.whole.range(range).copied())
+    }
+}
+
+/// What stands at `cursor` and after it, then what stands before it.
+fn rotate<I: Iterator<Item = u32>>(
+    cursor: u32,
+    range: impl Fn((std::ops::Bound<u32>, std::ops::Bound<u32>)) -> I,
+) -> impl Iterator<Item = u32> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    range((Included(cursor), Unbounded)).chain(range((Unbounded, Excluded(cursor))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::History;
+    use super::*;
+
+    fn order(wanted: &mut Wanted, layout: &Layout) -> Vec<(u32, usize)> {
+        let mut order = Vec::new();
+        loop {
+            let Some(candidate) = wanted.candidates(1).next() else { return order };
+            wanted.begin(candidate, layout);
+            let mut units = 0;
+            while wanted.next_unit().is_some() {
+                units += 1;
+            }
+            order.push((candidate.object, units));
+        }
+    }
+
+    #[test]
+    fn whole_objects_go_round_and_repairs_come_first() {
+        let (history, layout) = (History::default(), Layout::new(20).unwrap());
+        let nothing = history.in_flight(0, 0);
+        let mut wanted = Wanted::default();
+        for object in [7, 5, 9] {
+            wanted.want_whole(object, &layout, nothing);
+        }
+        assert_eq!(order(&mut wanted, &layout), [(5, 21), (7, 21), (9, 21)]);
+        for object in [2, 10, 7] {
+            wanted.want_whole(object, &layout, nothing);
+        }
+        wanted.want(4, &layout, 3, nothing);
+        wanted.want(4, &layout, 3, nothing);
+        wanted.want(10, &layout, 3, nothing);
+        wanted.want(7, &layout, layout.whole(), nothing);
+        assert_eq!(wanted.cursor(), 10);
+        assert_eq!(order(&mut wanted, &layout), [(4, 1), (7, 1), (10, 21), (2, 21), (7, 21)]);
+        assert!(wanted.is_empty());
+    }
+
+    #[test]
+    fn repairs_without_end_do_not_starve_whole_objects() {
+        let (history, layout) = (History::default(), Layout::new(1000).unwrap());
+        let nothing = history.in_flight(0, 0);
+        let mut wanted = Wanted::default();
+        wanted.want_whole(9, &layout, nothing);
+        let mut repairs = 0;
+        loop {
+            for unit in 0..layout.whole() {
+                wanted.want(3, &layout, unit, nothing);
+            }
+            let candidate = wanted.candidates(2).next().unwrap();
+            wanted.begin(candidate, &layout);
+            while wanted.next_unit().is_some() {}
+            if candidate.whole {
+                break;
+            }
+            repairs += 1;
+        }
+        assert_eq!(repairs, 3);
+    }
+
+    #[test]
+    fn what_is_in_flight_or_still_to_come_is_not_queued_again() {
+        let (mut history, layout) = (History::default(), Layout::new(100).unwrap());
+        let mut wanted = Wanted::default();
+        wanted.want_whole(1, &layout, history.in_flight(1, 0));
+        let candidate = wanted.candidates(1).next().unwrap();
+        wanted.begin(candidate, &layout);
+        history.begin(1, layout.units(), 1000);
+        for sequence in 1000..1050 {
+            let unit = wanted.next_unit().unwrap();
+            history.note(1, unit, sequence);
+        }
+        wanted.want_whole(1, &layout, history.in_flight(1, 1020));
+        assert_eq!(wanted.repairs[&1].iter().collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        while wanted.next_unit().is_some() {}
+        assert_eq!(order(&mut wanted, &layout), [(1, 20)]);
+    }
+}
