@@ -225,8 +225,8 @@ impl Cli {
                     .map(|note| format!(" ({note})"))
                     .unwrap_or_default();
                 progress.line(&format!(
-                    "partition {}: {}, {}, {} to save{note}",
-                    partition.number,
+                    "{}: {}, {}, {} to save{note}",
+                    partition_name(partition.number),
                     partition.kind,
                     units::size(partition.count * sector),
                     units::size(partition.saved_sectors * sector),
@@ -263,4 +263,13 @@ fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())
+}
+
+/// What a line about a partition begins with.
+fn partition_name(number: u32) -> String {
+    match number {
+        // Without a partition table.
+        0 => "whole disk".into(),
+        _ => format!("partition {number}"),
+    }
 }
