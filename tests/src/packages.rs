@@ -1,0 +1,75 @@
+//! The programs that tests, demonstration and measurements call, and the Debian packages that they are in.
+
+use std::path::PathBuf;
+
+/// Program and Debian package.
+pub const TOOLS: &[(&str, &str)] = &[
+    ("blkid", "util-linux"),
+    ("debugfs", "e2fsprogs"),
+    ("dumpe2fs", "e2fsprogs"),
+    ("e2fsck", "e2fsprogs"),
+    ("ip", "iproute2"),
+    ("losetup", "mount"),
+    ("mcopy", "mtools"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mke2fs", "e2fsprogs"),
+    ("mkswap", "util-linux"),
+    ("mount", "mount"),
+    ("nft", "nftables"),
+    ("openssl", "openssl"),
+    ("partclone.ext4", "partclone"),
+    ("partx", "util-linux"),
+    ("resize2fs", "e2fsprogs"),
+    ("sfdisk", "fdisk"),
+    ("sgdisk", "gdisk"),
+];
+
+/// What the demonstration needs beside the toolchain.
+pub const DEMO_TOOLS: &[&str] = &[
+    "debugfs",
+    "dumpe2fs",
+    "e2fsck",
+    "mcopy",
+    "mke2fs",
+    "mkfs.vfat",
+    "sfdisk",
+];
+
+/// What only the measurements need.
+pub const BENCH_TOOLS: &[(&str, &str)] = &[
+    ("partclone.ext4", "partclone"),
+    ("udp-sender", "udpcast"),
+    ("zstd", "zstd"),
+];
+
+/// Where system programs are, also for users whose `PATH` has no `sbin`.
+const SYSTEM_PATHS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+
+/// The path of a program.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(SYSTEM_PATHS.iter().map(PathBuf::from))
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
+}
+
+/// The package of a program; its own name if it is not in the tables.
+pub fn package(program: &str) -> &str {
+    let mut tables = TOOLS.iter().chain(BENCH_TOOLS);
+    tables
+        .find(|(name, _)| *name == program)
+        .map_or(program, |(_, package)| package)
+}
+
+/// The packages of those of `programs` that are not installed, each once.
+pub fn missing<'a>(programs: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut packages: Vec<&str> = programs
+        .into_iter()
+        .filter(|program| find(program).is_none())
+        .map(package)
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}

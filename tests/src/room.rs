@@ -1,0 +1,110 @@
+//! A room: a switch, and machines at it that can lose packets, each a network namespace.
+
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use std::io::Write;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::system;
+use crate::netns::{self, Netns};
+
+/// Rooms made by this process.
+static ROOMS: AtomicU32 = AtomicU32::new(0);
+
+/// The interface of every machine.
+pub const INTERFACE: &str = "eth0";
+
+/// A machine at the switch.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+/// The switch. Dropping it disconnects the machines.
+#[derive(Debug)]
+pub struct Room {
+    number: u32,
+    switch: Netns,
+    ports: AtomicU32,
+}
+
+impl Room {
+    /// An empty room.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn new() -> Result<Self> {
+        netns::sweep()?;
+        let number = ROOMS.fetch_add(1, Ordering::Relaxed);
+        let switch = Netns::new(&format!("{number}-switch"))?;
+        // Without a querier, snooping would have to flood everything anyway.
+        switch.ip("link add bridge type bridge mcast_snooping 0")?;
+        switch.ip("link set bridge up")?;
+        Ok(Self {
+            number,
+            switch,
+            ports: AtomicU32::new(0),
+        })
+    }
+
+    /// Connects one more machine.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn machine(&self) -> Result<Machine> {
+        let port = self.ports.fetch_add(1, Ordering::Relaxed);
+        let host = u8::try_from(port + 1).context("the room is full")?;
+        let address = Ipv4Addr::new(10, 77, 0, host);
+        let netns = Netns::new(&format!("{}-{port}", self.number))?;
+        self.switch.ip(&format!(
+            "link add port{port} type veth peer name {INTERFACE} netns {}",
+            netns.name()
+        ))?;
+        self.switch
+            .ip(&format!("link set port{port} master bridge up"))?;
+        // Batches leave as single packets: where one is lost, not all are.
+        netns.ip(&format!("link set {INTERFACE} gso_max_segs 1 up"))?;
+        netns.ip(&format!("address add {address}/24 dev {INTERFACE}"))?;
+        netns.ip(&format!("route add 224.0.0.0/4 dev {INTERFACE}"))?;
+        Ok(Machine { netns, address })
+    }
+
+    /// Connects `count` more machines.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn machines(&self, count: usize) -> Result<Vec<Machine>> {
+        (0..count).map(|_| self.machine()).collect()
+    }
+}
+
+impl Machine {
+    /// From now on loses this many of a thousand UDP packets that it receives, and of those that it sends.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn lose(&self, permille: u32) -> Result<()> {
+        let drop = format!("meta l4proto udp numgen random mod 1000 < {permille} drop");
+        let rules = format!(
+            "table inet loss {{\n\
+             chain input {{ type filter hook input priority 0; {drop}; }}\n\
+             chain output {{ type filter hook output priority 0; {drop}; }}\n}}\n"
+        );
+        let mut nft = system("nft")?;
+        nft.args(["-f", "-"]);
+        let mut child = self.netns.command(&nft)?.stdin(Stdio::piped()).spawn()?;
+        child
+            .stdin
+            .take()
+            .context("nft has no stdin")?
+            .write_all(rules.as_bytes())?;
+        ensure!(child.wait()?.success(), "nft failed on\n{rules}");
+        Ok(())
+    }
+}
