@@ -447,7 +447,9 @@ impl RequestItems {
         let Ok(length) = u16::try_from(bitmap.len()) else {
             return false;
         };
-        if self.count as usize == MAX_ITEMS || self.room() < bitmap.len() {
+        if self.count as usize == MAX_ITEMS
+            || self.bytes.len() + Self::ITEM_BYTES + bitmap.len() > Self::MAX_BYTES
+        {
             return false;
         }
         let object = item.object().into();
@@ -462,11 +464,6 @@ impl RequestItems {
         self.bytes.extend_from_slice(bitmap);
         self.count += 1;
         true
-    }
-
-    /// Bytes of bitmap that one more item may have.
-    pub fn room(&self) -> usize {
-        Self::MAX_BYTES.saturating_sub(self.bytes.len() + Self::ITEM_BYTES)
     }
 
     /// Whether there is no item yet.

@@ -14,8 +14,8 @@ use super::requests::Requests;
 use super::servers::{Heard, Servers};
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, FIRST_WAIT, HEARTBEAT, PATIENCE, REFILL_WAIT, REPAIR_WAIT, REQUEST_GAP, RoundTrip, SLOW_TICK,
-    STALLED, TICK, soon,
+    CROSSING, DEAD, FIRST_WAIT, HEARTBEAT, PATIENCE, REFILL_WAIT, REPAIR_WAIT, REQUEST_GAP,
+    RoundTrip, SLOW_TICK, STALLED, TICK, soon,
 };
 use super::{ClientOutput, ClientStats, Event};
 use crate::FRAMING;
@@ -63,7 +63,7 @@ pub(super) struct Fetch {
     tick_at: Instant,
     heartbeat_at: Instant,
     requested: Option<Instant>,
-    /// Since when we have been asking without anything useful coming.
+    /// Since when something useful should have come and has not.
     in_vain: Option<Instant>,
 }
 
@@ -111,9 +111,11 @@ impl Fetch {
         announce: Announce,
     ) -> bool {
         let idle = announce.idle;
-        let heard = self.servers.announce(now, from, stream, sequence, announce, &mut self.random);
+        let heard = self
+            .servers
+            .announce(now, from, stream, sequence, announce, &mut self.random);
         match heard {
-            Heard::New if self.in_vain_for(now) >= STALLED => return self.change_server(now, true),
+            Heard::New if self.in_vain_for(now) >= STALLED => return self.change_server(now),
             Heard::New | Heard::Other => return false,
             Heard::Current => {}
         }
@@ -179,7 +181,8 @@ impl Fetch {
             self.in_vain = None;
             self.servers.useful(from, stream);
         }
-        if opened && let Some(asked) = self.asked.remove(&object)
+        if opened
+            && let Some(asked) = self.asked.remove(&object)
             && asked.tries <= 1
         {
             self.trip.sample(now.saturating_duration_since(asked.at));
@@ -207,7 +210,12 @@ impl Fetch {
     }
 
     /// Does what is due.
-    pub(super) fn timeout(&mut self, now: Instant, out: &mut VecDeque<ClientOutput>, stats: &mut ClientStats) {
+    pub(super) fn timeout(
+        &mut self,
+        now: Instant,
+        out: &mut VecDeque<ClientOutput>,
+        stats: &mut ClientStats,
+    ) {
         if self.tick_at <= now && self.tick(now) {
             stats.server_changes += 1;
             out.push_back(ClientOutput::Event(Event::Server(self.server())));
@@ -218,7 +226,12 @@ impl Fetch {
     }
 
     /// Tells the server that this client is done.
-    pub(super) fn finish(&mut self, now: Instant, out: &mut VecDeque<ClientOutput>, stats: &mut ClientStats) {
+    pub(super) fn finish(
+        &mut self,
+        now: Instant,
+        out: &mut VecDeque<ClientOutput>,
+        stats: &mut ClientStats,
+    ) {
         self.send(now, &RequestItems::default(), true, out, stats);
     }
 
@@ -228,7 +241,9 @@ impl Fetch {
         let next = self.servers.current().sequence.next();
         if let Some((object, unit)) = with {
             self.servers.current_mut().passing(object);
-            let number = Layout::new(self.stock.blocks(object)).and_then(|layout| layout.number(unit)).unwrap_or(0);
+            let number = Layout::new(self.stock.blocks(object))
+                .and_then(|layout| layout.number(unit))
+                .unwrap_or(0);
             match self.passing.last {
                 Some((last, _)) if last != object => self.passing.left.push_back((last, next)),
                 // The same object from an earlier place on: one pass has ended and another begun.
@@ -256,7 +271,12 @@ impl Fetch {
     fn queue_is_empty(&mut self, now: Instant) {
         let old = |at: Instant| now.saturating_duration_since(at) >= CROSSING;
         let mut due = false;
-        for open in self.stock.open.values_mut().filter(|open| open.asked.is_none_or(old)) {
+        for open in self
+            .stock
+            .open
+            .values_mut()
+            .filter(|open| open.asked.is_none_or(old))
+        {
             (open.due, due) = (true, true);
         }
         for asked in self.asked.values_mut().filter(|asked| old(asked.at)) {
@@ -284,8 +304,13 @@ impl Fetch {
 
     /// Looks through what is outstanding. True if requests go to another server now.
     fn tick(&mut self, now: Instant) -> bool {
+        if self.expects_something() {
+            self.in_vain.get_or_insert(now);
+        } else {
+            self.in_vain = None;
+        }
         let vain = self.in_vain_for(now);
-        let changed = vain >= DEAD && self.change_server(now, false);
+        let changed = vain >= self.servers.current().patience() && self.change_server(now);
         let mut next = now + SLOW_TICK;
         let mut due = false;
         let trip = &self.trip;
@@ -297,7 +322,12 @@ impl Fetch {
         };
         let announce = &self.servers.current().announce;
         for (&object, open) in &mut self.stock.open {
-            check(open.touched, open.tries, vain < PATIENCE && announce.promises(object), &mut open.due);
+            check(
+                open.touched,
+                open.tries,
+                vain < PATIENCE && announce.promises(object),
+                &mut open.due,
+            );
         }
         for asked in self.asked.values_mut() {
             check(asked.at, asked.tries, false, &mut asked.due);
@@ -311,14 +341,24 @@ impl Fetch {
         changed
     }
 
-    /// Since when we have been asking in vain.
+    /// For how long something useful should have come.
     fn in_vain_for(&self, now: Instant) -> Duration {
-        self.in_vain.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+        self.in_vain
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Whether there is a place for something that may come.
+    fn expects_something(&self) -> bool {
+        let mut lacking = self
+            .stock
+            .lacking_from(self.servers.current().announce.cursor);
+        let fits = |object| self.stock.fits(object, self.stock.in_use());
+        !self.stock.open.is_empty() || lacking.next().is_some_and(fits)
     }
 
     /// Goes over to another server: everything outstanding is asked for anew, and no promise of it is known yet.
-    fn change_server(&mut self, now: Instant, newest: bool) -> bool {
-        if !self.servers.change(now, newest) {
+    fn change_server(&mut self, now: Instant) -> bool {
+        if !self.servers.change(now, &mut self.random) {
             return false;
         }
         self.in_vain = Some(now);
@@ -342,7 +382,9 @@ impl Fetch {
         }
         // Others lack the same: the more is under way, the longer we can wait for one of them to ask for it.
         let bits = u64::from(under_way) * (SEGMENT_SIZE + FRAMING) as u64 * 8;
-        let drained = Duration::from_micros(bits.saturating_mul(1_000_000) / self.servers.current().announce.rate.max(1));
+        let drained = Duration::from_micros(
+            bits.saturating_mul(1_000_000) / self.servers.current().announce.rate.max(1),
+        );
         let wait = (drained / 2).clamp(FIRST_WAIT, REFILL_WAIT);
         let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
         let at = soon(now, 0..micros, &mut self.random);
@@ -358,16 +400,32 @@ impl Fetch {
     fn coming(&self, now: Instant) -> impl Iterator<Item = u32> + '_ {
         let cursor = self.servers.current().announce.cursor;
         let window = cursor..cursor.saturating_add(crate::wire::PROMISE_OBJECTS);
-        let promised = window.filter(move |&object| self.stock.is_lacking(object) && self.promised(now, object));
-        let unpromised = self.asked.keys().copied().filter(move |&object| !self.promised(now, object));
+        let promised = window
+            .filter(move |&object| self.stock.is_lacking(object) && self.promised(now, object));
+        let unpromised = self
+            .asked
+            .keys()
+            .copied()
+            .filter(move |&object| !self.promised(now, object));
         promised.chain(unpromised)
     }
 
     /// Blocks of the credit that are in use or will be by what is under way; and blocks still to come of that.
     fn spoken_for(&self, now: Instant) -> (u32, u32) {
-        let coming = self.coming(now).map(|object| self.stock.blocks(object)).fold(0, u32::saturating_add);
-        let missing = self.stock.open.values().map(|open| open.incoming.blocks_missing()).fold(0, u32::saturating_add);
-        (self.stock.in_use().saturating_add(coming), coming.saturating_add(missing))
+        let coming = self
+            .coming(now)
+            .map(|object| self.stock.blocks(object))
+            .fold(0, u32::saturating_add);
+        let missing = self
+            .stock
+            .open
+            .values()
+            .map(|open| open.incoming.blocks_missing())
+            .fold(0, u32::saturating_add);
+        (
+            self.stock.in_use().saturating_add(coming),
+            coming.saturating_add(missing),
+        )
     }
 
     /// The next objects to ask for, as many as the credit has room for.
@@ -375,14 +433,17 @@ impl Fetch {
         let (mut spoken_for, mut under_way) = self.spoken_for(now);
         let cursor = self.servers.current().announce.cursor;
         let lacking = self.stock.lacking_from(cursor);
-        let lacking = lacking.filter(|&object| !self.asked.contains_key(&object) && !self.promised(now, object));
+        let lacking = lacking
+            .filter(|&object| !self.asked.contains_key(&object) && !self.promised(now, object));
         let fitting = lacking.take_while(|&object| {
             let fits = under_way < MOST_UNDER_WAY && self.stock.fits(object, spoken_for);
             spoken_for = spoken_for.saturating_add(self.stock.blocks(object));
             under_way = under_way.saturating_add(self.stock.blocks(object));
             fits
         });
-        fitting.take(MOST_OBJECTS.saturating_sub(self.asked.len())).collect()
+        fitting
+            .take(MOST_OBJECTS.saturating_sub(self.asked.len()))
+            .collect()
     }
 
     /// Sends what is due.
@@ -395,21 +456,37 @@ impl Fetch {
             if !complete {
                 break;
             }
-            (open.due, open.touched, open.asked, open.tries) = (false, now, Some(now), open.tries.saturating_add(1));
+            (open.due, open.touched, open.asked, open.tries) =
+                (false, now, Some(now), open.tries.saturating_add(1));
         }
         for (&object, asked) in self.asked.iter_mut().filter(|(_, asked)| asked.due) {
             complete = complete && requests.whole(object);
             if !complete {
                 break;
             }
-            *asked = Asked { at: now, tries: asked.tries.saturating_add(1), due: false };
+            *asked = Asked {
+                at: now,
+                tries: asked.tries.saturating_add(1),
+                due: false,
+            };
         }
-        for object in if complete { self.wanted(now) } else { Vec::new() } {
+        for object in if complete {
+            self.wanted(now)
+        } else {
+            Vec::new()
+        } {
             complete = complete && requests.whole(object);
             if !complete {
                 break;
             }
-            self.asked.insert(object, Asked { at: now, tries: 1, due: false });
+            self.asked.insert(
+                object,
+                Asked {
+                    at: now,
+                    tries: 1,
+                    due: false,
+                },
+            );
         }
         let requests = requests.finish();
         if requests.is_empty() {
@@ -446,9 +523,15 @@ impl Fetch {
             free_blocks: self.stock.credit().saturating_sub(self.stock.in_use()),
             objects_done: self.stock.done(),
         };
-        let stream = Stream { number: server.stream(), uuid: self.uuid };
+        let stream = Stream {
+            number: server.stream(),
+            uuid: self.uuid,
+        };
         let datagram = items.encode(&stream, server.sequence.next(), &head);
-        out.push_back(ClientOutput::Send { to: server.requests(), datagram });
+        out.push_back(ClientOutput::Send {
+            to: server.requests(),
+            datagram,
+        });
         stats.requests += 1;
         stats.lost += u64::from(lost);
         self.requested = Some(now);

@@ -181,13 +181,27 @@ impl<A: Admission> Client<A> {
     pub fn new(now: Instant, config: ClientConfig, admission: A) -> Self {
         let random = fastrand::Rng::with_seed(config.seed);
         let (out, stats) = (VecDeque::new(), ClientStats::default());
-        Self { admission, config, random, phase: Phase::Choosing, out, heads: (now, 0), stats }
+        Self {
+            admission,
+            config,
+            random,
+            phase: Phase::Choosing,
+            out,
+            heads: (now, 0),
+            stats,
+        }
     }
 
     /// Takes a datagram from the group.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) {
         self.stats.datagrams += 1;
-        let Ok(Datagram { stream, sequence, uuid, message }) = wire::decode(datagram) else {
+        let Ok(Datagram {
+            stream,
+            sequence,
+            uuid,
+            message,
+        }) = wire::decode(datagram)
+        else {
             self.stats.malformed += 1;
             return;
         };
@@ -196,7 +210,9 @@ impl<A: Admission> Client<A> {
         {
             return self.choose(now, from, (stream, sequence), uuid, announce, head);
         }
-        let Phase::Fetching(fetch) = &mut self.phase else { return };
+        let Phase::Fetching(fetch) = &mut self.phase else {
+            return;
+        };
         let (object, unit, payload) = match message {
             _ if uuid != fetch.uuid => {
                 self.stats.foreign += 1;
@@ -213,14 +229,22 @@ impl<A: Admission> Client<A> {
             Message::Announce(announce, _) => {
                 if fetch.announce(now, from, stream, sequence, announce) {
                     self.stats.server_changes += 1;
-                    self.out.push_back(ClientOutput::Event(Event::Server(fetch.server())));
+                    self.out
+                        .push_back(ClientOutput::Event(Event::Server(fetch.server())));
                 }
                 return;
             }
             Message::Data(object, block, payload) => (object, Unit::Block(block), payload),
             Message::Proof(object, node, payload) => (object, Unit::Node(node), payload),
         };
-        if let Some(object) = fetch.unit(now, from, (stream, sequence), (object, unit), payload, &mut self.stats) {
+        if let Some(object) = fetch.unit(
+            now,
+            from,
+            (stream, sequence),
+            (object, unit),
+            payload,
+            &mut self.stats,
+        ) {
             self.complete(now, object);
         }
     }
@@ -303,35 +327,52 @@ impl<A: Admission> Client<A> {
             self.heads = (now, 0);
         }
         self.heads.1 += 1;
-        let judged = if self.heads.1 <= HEADS_PER_SECOND { self.admission.admit(head) } else { None };
+        let judged = if self.heads.1 <= HEADS_PER_SECOND {
+            self.admission.admit(head)
+        } else {
+            None
+        };
         let most = self.config.max_manifest_blocks.min(MAX_OBJECT_BLOCKS);
-        let admitted = judged.filter(|judged| judged.uuid == uuid && (1..=most).contains(&judged.object_blocks));
+        let admitted = judged
+            .filter(|judged| judged.uuid == uuid && (1..=most).contains(&judged.object_blocks));
         let Some(admitted) = admitted else {
             self.stats.refused_heads += 1;
             return;
         };
-        let object0 = ObjectInfo { blocks: admitted.object_blocks, root: admitted.object_root };
+        let object0 = ObjectInfo {
+            blocks: admitted.object_blocks,
+            root: admitted.object_root,
+        };
         let stock = Stock::new(self.config.credit_blocks, object0);
         let servers = Servers::new(now, from, stream, sequence, announce);
         let fetch = Fetch::new(now, uuid, head, stock, servers, self.random.fork());
-        self.out.push_back(ClientOutput::Event(Event::ImageChosen { uuid }));
-        self.out.push_back(ClientOutput::Event(Event::Server(fetch.server())));
+        self.out
+            .push_back(ClientOutput::Event(Event::ImageChosen { uuid }));
+        self.out
+            .push_back(ClientOutput::Event(Event::Server(fetch.server())));
         self.phase = Phase::Fetching(Box::new(fetch));
     }
 
     fn complete(&mut self, now: Instant, object: u32) {
-        let Phase::Fetching(fetch) = &mut self.phase else { return };
-        let Some(bytes) = fetch.stock.deliver(object) else { return };
+        let Phase::Fetching(fetch) = &mut self.phase else {
+            return;
+        };
+        let Some(bytes) = fetch.stock.deliver(object) else {
+            return;
+        };
         self.stats.objects_done += 1;
         if object == 0 {
             let chunks = self.admission.open_manifest(bytes);
             let Some(chunks) = chunks.filter(|chunks| crate::check_sizes(1, chunks).is_ok()) else {
-                self.out.push_back(ClientOutput::Event(Event::ManifestRefused));
+                self.out
+                    .push_back(ClientOutput::Event(Event::ManifestRefused));
                 self.phase = Phase::Over;
                 return;
             };
             fetch.stock.extend(&chunks);
-            self.out.push_back(ClientOutput::Event(Event::Manifest { objects: fetch.stock.objects() }));
+            self.out.push_back(ClientOutput::Event(Event::Manifest {
+                objects: fetch.stock.objects(),
+            }));
         } else {
             self.out.push_back(ClientOutput::Object { object, bytes });
         }

@@ -119,9 +119,13 @@ impl Incoming {
 
     /// Takes the children of a node: at least as many values as it has, of which the first ones count.
     pub(super) fn node(&mut self, node: NodeId, payload: &[u8; BLOCK_SIZE]) -> Outcome {
-        let Some(count) = self.shape().children(node) else { return Outcome::Impossible };
+        let Some(count) = self.shape().children(node) else {
+            return Outcome::Impossible;
+        };
         let (values, _) = payload.as_chunks();
-        let Some(values) = values.get(..count as usize) else { return Outcome::Impossible };
+        let Some(values) = values.get(..count as usize) else {
+            return Outcome::Impossible;
+        };
         let useful = match node.level {
             0 => matches!(self.suspects.get(&node.index), Some(None)),
             _ => !self.nodes.contains_key(&node),
@@ -130,7 +134,12 @@ impl Incoming {
             return Outcome::Duplicate;
         }
         match self.value(node) {
-            None if self.held.len() >= MAX_HELD || self.held.iter().any(|held| held.0 == node && held.1 == values) => {
+            None if self.held.len() >= MAX_HELD
+                || self
+                    .held
+                    .iter()
+                    .any(|held| held.0 == node && held.1 == values) =>
+            {
                 Outcome::Duplicate
             }
             None => {
@@ -149,11 +158,19 @@ impl Incoming {
     /// not known, level 0 nodes of suspect groups. Nodes come first.
     pub(super) fn missing(&self) -> impl Iterator<Item = Unit> + '_ {
         let held = |node: &NodeId| self.held.iter().any(|(other, _)| other == node);
-        let nodes = self.shape().proof_nodes().filter(move |node| !self.nodes.contains_key(node) && !held(node));
+        let nodes = self
+            .shape()
+            .proof_nodes()
+            .filter(move |node| !self.nodes.contains_key(node) && !held(node));
         let leaves = self.suspects.iter().filter(|(_, values)| values.is_none());
         let leaves = leaves.map(|(&index, _)| NodeId { level: 0, index });
-        let blocks = std::iter::successors(self.have.next_clear(0), |&block| self.have.next_clear(block + 1));
-        nodes.chain(leaves).map(Unit::Node).chain(blocks.map(Unit::Block))
+        let blocks = std::iter::successors(self.have.next_clear(0), |&block| {
+            self.have.next_clear(block + 1)
+        });
+        nodes
+            .chain(leaves)
+            .map(Unit::Node)
+            .chain(blocks.map(Unit::Block))
     }
 
     /// Whether nothing is there yet.
@@ -184,7 +201,12 @@ impl Incoming {
         if !range.clone().all(|block| self.have.get(block)) || self.proven.get(group) {
             return Outcome::New;
         }
-        let Some(value) = self.value(NodeId { level: 0, index: group }) else { return Outcome::New };
+        let Some(value) = self.value(NodeId {
+            level: 0,
+            index: group,
+        }) else {
+            return Outcome::New;
+        };
         let bytes = &self.bytes[range.start as usize * BLOCK_SIZE..range.end as usize * BLOCK_SIZE];
         if self.shape().group_value(group, bytes) == value {
             self.proven.set(group);
@@ -206,17 +228,28 @@ impl Incoming {
             return self.proven_leaves(node.index, values);
         }
         self.nodes.insert(node, values);
-        let children = node.index * NODE_CHILDREN..node.index.saturating_add(1).saturating_mul(NODE_CHILDREN);
+        let children =
+            node.index * NODE_CHILDREN..node.index.saturating_add(1).saturating_mul(NODE_CHILDREN);
         if node.level == 1 {
             let groups = children.start..children.end.min(self.shape().groups());
-            let suspect = groups.filter(|&group| self.check_group(group) == Outcome::Suspect).count();
-            return if suspect > 0 { Outcome::Suspect } else { Outcome::New };
+            let suspect = groups
+                .filter(|&group| self.check_group(group) == Outcome::Suspect)
+                .count();
+            return if suspect > 0 {
+                Outcome::Suspect
+            } else {
+                Outcome::New
+            };
         }
-        let is_child = |held: &mut (NodeId, Vec<Cv>)| held.0.level + 1 == node.level && children.contains(&held.0.index);
+        let is_child = |held: &mut (NodeId, Vec<Cv>)| {
+            held.0.level + 1 == node.level && children.contains(&held.0.index)
+        };
         let waiting: Vec<_> = self.held.extract_if(.., is_child).collect();
         let mut outcome = Outcome::New;
         for (child, values) in waiting {
-            if self.value(child) == self.shape().merge(child, &values) && !self.nodes.contains_key(&child) {
+            if self.value(child) == self.shape().merge(child, &values)
+                && !self.nodes.contains_key(&child)
+            {
                 if self.proven_node(child, values) == Outcome::Suspect {
                     outcome = Outcome::Suspect;
                 }
@@ -261,19 +294,28 @@ mod tests {
         let mut bytes = vec![0; blocks as usize * BLOCK_SIZE];
         fastrand::Rng::with_seed(u64::from(blocks)).fill(&mut bytes);
         let tree = Tree::build(&bytes).unwrap();
-        Sent { bytes, tree, layout: Layout::new(blocks).unwrap() }
+        Sent {
+            bytes,
+            tree,
+            layout: Layout::new(blocks).unwrap(),
+        }
     }
 
     impl Sent {
         fn incoming(&self) -> Incoming {
-            Incoming::new(&ObjectInfo { blocks: self.layout.shape().blocks(), root: self.tree.root() }).unwrap()
+            Incoming::new(&ObjectInfo {
+                blocks: self.layout.shape().blocks(),
+                root: self.tree.root(),
+            })
+            .unwrap()
         }
 
         fn give(&self, incoming: &mut Incoming, unit: Unit, forged: bool) -> Outcome {
             let mut payload = [0; BLOCK_SIZE];
             match unit {
                 Unit::Block(block) => {
-                    payload.copy_from_slice(&self.bytes[block as usize * BLOCK_SIZE..][..BLOCK_SIZE]);
+                    payload
+                        .copy_from_slice(&self.bytes[block as usize * BLOCK_SIZE..][..BLOCK_SIZE]);
                     payload[5] ^= u8::from(forged);
                     incoming.block(block, &payload)
                 }
@@ -294,7 +336,11 @@ mod tests {
         for number in 0..sent.layout.whole() {
             let unit = sent.layout.unit(number).unwrap();
             let outcome = sent.give(&mut incoming, unit, unit == Unit::Block(21));
-            let expected = if unit == Unit::Block(31) { Outcome::Suspect } else { Outcome::New };
+            let expected = if unit == Unit::Block(31) {
+                Outcome::Suspect
+            } else {
+                Outcome::New
+            };
             assert_eq!(outcome, expected, "{unit:?}");
         }
         let leaf = Unit::Node(NodeId { level: 0, index: 1 });
@@ -302,9 +348,15 @@ mod tests {
         assert_eq!(sent.give(&mut incoming, leaf, true), Outcome::Forged);
         assert_eq!(sent.give(&mut incoming, leaf, false), Outcome::Suspect);
         assert_eq!(incoming.missing().collect::<Vec<_>>(), [Unit::Block(21)]);
-        assert_eq!(sent.give(&mut incoming, Unit::Block(21), true), Outcome::Forged);
+        assert_eq!(
+            sent.give(&mut incoming, Unit::Block(21), true),
+            Outcome::Forged
+        );
         assert!(!incoming.is_complete());
-        assert_eq!(sent.give(&mut incoming, Unit::Block(21), false), Outcome::New);
+        assert_eq!(
+            sent.give(&mut incoming, Unit::Block(21), false),
+            Outcome::New
+        );
         assert!(incoming.is_complete());
         assert_eq!(incoming.forged(), 3);
         assert_eq!(incoming.into_bytes(), sent.bytes);
@@ -315,8 +367,20 @@ mod tests {
         let sent = sent(17);
         let mut incoming = sent.incoming();
         assert_eq!(incoming.block(17, &[0; BLOCK_SIZE]), Outcome::Impossible);
-        assert_eq!(incoming.node(NodeId { level: 1, index: 1 }, &[0; BLOCK_SIZE]), Outcome::Impossible);
-        assert_eq!(incoming.node(NodeId { level: 200, index: 0 }, &[0; BLOCK_SIZE]), Outcome::Impossible);
+        assert_eq!(
+            incoming.node(NodeId { level: 1, index: 1 }, &[0; BLOCK_SIZE]),
+            Outcome::Impossible
+        );
+        assert_eq!(
+            incoming.node(
+                NodeId {
+                    level: 200,
+                    index: 0
+                },
+                &[0; BLOCK_SIZE]
+            ),
+            Outcome::Impossible
+        );
     }
 
     #[test]

@@ -39,7 +39,11 @@ impl Requests {
             };
             let byte = |first: u32| (block - first) as usize / 8;
             if !bitmap.is_empty() && (block - last > GAP || byte(first) >= MAX_BITMAP) {
-                if !self.push(&Item::Blocks { object, first, bitmap: &bitmap }) {
+                if !self.push(&Item::Blocks {
+                    object,
+                    first,
+                    bitmap: &bitmap,
+                }) {
                     return false;
                 }
                 bitmap.clear();
@@ -51,7 +55,12 @@ impl Requests {
             bitmap.resize(byte(first) + 1, 0);
             bitmap[byte(first)] |= 1 << ((block - first) % 8);
         }
-        bitmap.is_empty() || self.push(&Item::Blocks { object, first, bitmap: &bitmap })
+        bitmap.is_empty()
+            || self.push(&Item::Blocks {
+                object,
+                first,
+                bitmap: &bitmap,
+            })
     }
 
     /// The REQUESTs, none of them empty.

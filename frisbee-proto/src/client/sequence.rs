@@ -22,7 +22,12 @@ pub(super) struct Sequence {
 impl Sequence {
     /// A stream of which the first datagram has this number.
     pub(super) fn new(first: u32) -> Self {
-        Self { next: first.wrapping_add(1), wild: None, expected: 1, received: 1 }
+        Self {
+            next: first.wrapping_add(1),
+            wild: None,
+            expected: 1,
+            received: 1,
+        }
     }
 
     /// One more than the highest number believed.
@@ -43,9 +48,16 @@ impl Sequence {
             self.received = self.received.saturating_add(1);
             return false;
         }
-        if self.wild.is_some_and(|wild| number.wrapping_sub(wild) < CONFIRMED_WITHIN) {
+        if self
+            .wild
+            .is_some_and(|wild| number.wrapping_sub(wild) < CONFIRMED_WITHIN)
+        {
             // Forward it is a gap, backward a restart whose losses nobody knows.
-            let lost = if step < 1 << 31 { step.saturating_add(1) } else { 1 };
+            let lost = if step < 1 << 31 {
+                step.saturating_add(1)
+            } else {
+                1
+            };
             self.advance(number, lost);
             return true;
         }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::sequence::Sequence;
+use super::timing::{DEAD, STALLED};
 use crate::wire::Announce;
 
 const MAX_KNOWN: usize = 8;
@@ -32,6 +33,11 @@ impl Known {
     /// Number of its run.
     pub(super) fn stream(&self) -> u16 {
         self.stream
+    }
+
+    /// How long it may be asked in vain: longer if it has ever delivered anything.
+    pub(super) fn patience(&self) -> Duration {
+        if self.useful { DEAD } else { STALLED }
     }
 
     /// Where it takes requests.
@@ -68,8 +74,17 @@ pub(super) struct Servers {
 
 impl Servers {
     /// The server whose ANNOUNCE was admitted is the first one asked.
-    pub(super) fn new(now: Instant, source: SocketAddr, stream: u16, sequence: u32, announce: Announce) -> Self {
-        Self { known: vec![Known::new(now, source, stream, sequence, announce)], current: 0 }
+    pub(super) fn new(
+        now: Instant,
+        source: SocketAddr,
+        stream: u16,
+        sequence: u32,
+        announce: Announce,
+    ) -> Self {
+        Self {
+            known: vec![Known::new(now, source, stream, sequence, announce)],
+            current: 0,
+        }
     }
 
     /// The server being asked.
@@ -97,7 +112,11 @@ impl Servers {
                 known.announce = announce;
             }
             known.heard = now;
-            return if index == self.current { Heard::Current } else { Heard::Other };
+            return if index == self.current {
+                Heard::Current
+            } else {
+                Heard::Other
+            };
         }
         let new = Known::new(now, source, stream, sequence, announce);
         if self.known.len() < MAX_KNOWN {
@@ -105,10 +124,14 @@ impl Servers {
             return Heard::New;
         }
         let silent = |known: &Known| now.saturating_duration_since(known.heard) > SILENT;
-        let replaceable = |known: &Known| known.failed || silent(known) || !known.useful;
-        let others = self.known.iter().enumerate().filter(|(index, _)| *index != self.current);
-        let victims: Vec<usize> = others.filter(|(_, known)| replaceable(known)).map(|(index, _)| index).collect();
-        match random.choice(victims) {
+        let victims = |replaceable: &dyn Fn(&Known) -> bool| -> Vec<usize> {
+            let known = self.known.iter().enumerate();
+            let others =
+                known.filter(|(index, known)| *index != self.current && replaceable(known));
+            others.map(|(index, _)| index).collect()
+        };
+        let victim = random.choice(victims(&|known| known.failed || silent(known)));
+        match victim.or_else(|| random.choice(victims(&|known| !known.useful))) {
             Some(victim) => {
                 self.known[victim] = new;
                 Heard::New
@@ -119,7 +142,9 @@ impl Servers {
 
     /// Takes the number of a DATA or PROOF. Returns whether it is of the server being asked and moved its stream on.
     pub(super) fn take(&mut self, source: SocketAddr, stream: u16, sequence: u32) -> bool {
-        let Some(index) = self.find(source, stream) else { return false };
+        let Some(index) = self.find(source, stream) else {
+            return false;
+        };
         self.known[index].sequence.take(sequence) && index == self.current
     }
 
@@ -130,13 +155,21 @@ impl Servers {
         }
     }
 
-    /// The present server was asked in vain: goes over to the next one that was heard lately, or to the one just
-    /// heard if `newest`. False if there is none.
-    pub(super) fn change(&mut self, now: Instant, newest: bool) -> bool {
-        let count = self.known.len();
-        let others = (1..count).map(|step| (self.current + step) % count);
-        let mut fresh = others.filter(|&index| now.saturating_duration_since(self.known[index].heard) <= SILENT);
-        let next = if newest { fresh.max_by_key(|&index| self.known[index].heard) } else { fresh.next() };
+    /// The present server was asked in vain: goes over to another one that was heard lately, one that has not failed
+    /// yet if there is any. False if there is none at all.
+    pub(super) fn change(&mut self, now: Instant, random: &mut fastrand::Rng) -> bool {
+        let fresh = |known: &Known| now.saturating_duration_since(known.heard) <= SILENT;
+        let others = |with_failed: bool| -> Vec<usize> {
+            let known = self.known.iter().enumerate();
+            let usable = known.filter(|(_, known)| fresh(known) && (with_failed || !known.failed));
+            usable
+                .map(|(index, _)| index)
+                .filter(|&index| index != self.current)
+                .collect()
+        };
+        let next = random
+            .choice(others(false))
+            .or_else(|| random.choice(others(true)));
         let Some(next) = next else { return false };
         self.known[self.current].failed = true;
         self.current = next;
@@ -144,14 +177,30 @@ impl Servers {
     }
 
     fn find(&self, source: SocketAddr, stream: u16) -> Option<usize> {
-        self.known.iter().position(|known| known.stream == stream && known.source == source)
+        self.known
+            .iter()
+            .position(|known| known.stream == stream && known.source == source)
     }
 }
 
 impl Known {
-    fn new(now: Instant, source: SocketAddr, stream: u16, sequence: u32, announce: Announce) -> Self {
+    fn new(
+        now: Instant,
+        source: SocketAddr,
+        stream: u16,
+        sequence: u32,
+        announce: Announce,
+    ) -> Self {
         let sequence = Sequence::new(sequence);
-        Self { source, stream, sequence, announce, heard: now, useful: false, failed: false }
+        Self {
+            source,
+            stream,
+            sequence,
+            announce,
+            heard: now,
+            useful: false,
+            failed: false,
+        }
     }
 }
 
@@ -160,7 +209,14 @@ mod tests {
     use super::*;
 
     fn announce() -> Announce {
-        Announce { rate: 1, cursor: 0, queued: 0, idle: true, promise: [0; 64], request_address: None }
+        Announce {
+            rate: 1,
+            cursor: 0,
+            queued: 0,
+            idle: true,
+            promise: [0; 64],
+            request_address: None,
+        }
     }
 
     #[test]
@@ -176,8 +232,11 @@ mod tests {
         }
         assert!(servers.find(address(1), 1).is_some(), "the present one");
         assert!(servers.find(address(2), 2).is_some(), "the useful one");
-        assert!(servers.change(now, false));
-        assert_eq!(servers.current().source, address(2));
-        assert!(!servers.change(now + SILENT * 2, false), "none was heard lately");
+        assert!(servers.change(now, &mut random));
+        assert_ne!(servers.current().source, address(1));
+        assert!(
+            !servers.change(now + SILENT * 2, &mut random),
+            "none was heard lately"
+        );
     }
 }

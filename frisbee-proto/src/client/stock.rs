@@ -90,7 +90,9 @@ impl Stock {
 
     /// Blocks of an object.
     pub(super) fn blocks(&self, object: u32) -> u32 {
-        self.infos.get(object as usize).map_or(0, |info| info.blocks)
+        self.infos
+            .get(object as usize)
+            .map_or(0, |info| info.blocks)
     }
 
     /// Blocks in use of the credit.
@@ -106,12 +108,20 @@ impl Stock {
     /// Lacking objects in the rotating order from `cursor` on.
     pub(super) fn lacking_from(&self, cursor: u32) -> impl Iterator<Item = u32> + '_ {
         let cursor = if cursor < self.objects() { cursor } else { 0 };
-        let scan = |from: u32| std::iter::successors(self.lacking.next(from), |&object| self.lacking.next(object + 1));
+        let scan = |from: u32| {
+            std::iter::successors(self.lacking.next(from), |&object| {
+                self.lacking.next(object + 1)
+            })
+        };
         scan(cursor).chain(scan(0).take_while(move |&object| object < cursor))
     }
 
     /// The object's place, opened if there is credit for it. True if it was opened by this call.
-    pub(super) fn place(&mut self, now: Instant, object: u32) -> Result<(&mut Open, bool), NoPlace> {
+    pub(super) fn place(
+        &mut self,
+        now: Instant,
+        object: u32,
+    ) -> Result<(&mut Open, bool), NoPlace> {
         if self.lacking.get(object) {
             let info = self.infos.get(object as usize).ok_or(NoPlace::Unknown)?;
             if !self.fits(object, self.in_use) {
@@ -120,12 +130,26 @@ impl Stock {
             let incoming = Incoming::new(info).ok_or(NoPlace::Unknown)?;
             self.in_use = self.in_use.saturating_add(credited(object, info.blocks));
             self.lacking.clear(object);
-            let open = Open { incoming, touched: now, asked: None, tries: 0, due: false, timed: None };
+            let open = Open {
+                incoming,
+                touched: now,
+                asked: None,
+                tries: 0,
+                due: false,
+                timed: None,
+            };
             return Ok((self.open.entry(object).or_insert(open), true));
         }
         let unknown = object >= self.objects();
-        let missing = if unknown { NoPlace::Unknown } else { NoPlace::Done };
-        self.open.get_mut(&object).map(|open| (open, false)).ok_or(missing)
+        let missing = if unknown {
+            NoPlace::Unknown
+        } else {
+            NoPlace::Done
+        };
+        self.open
+            .get_mut(&object)
+            .map(|open| (open, false))
+            .ok_or(missing)
     }
 
     /// Whether a lacking object has room when so many blocks are spoken for. One object always has.
@@ -156,7 +180,9 @@ impl Stock {
     pub(super) fn skip(&mut self, object: u32) -> bool {
         let open = self.open.remove(&object);
         if let Some(open) = &open {
-            self.in_use = self.in_use.saturating_sub(credited(object, open.incoming.blocks()));
+            self.in_use = self
+                .in_use
+                .saturating_sub(credited(object, open.incoming.blocks()));
         }
         let skipped = open.is_some() || self.lacking.clear(object);
         self.done += u32::from(skipped);
@@ -175,7 +201,10 @@ mod tests {
 
     #[test]
     fn the_credit_is_kept_and_one_object_always_fits() {
-        let info = ObjectInfo { blocks: 10, root: [0; 32] };
+        let info = ObjectInfo {
+            blocks: 10,
+            root: [0; 32],
+        };
         let now = Instant::now();
         let mut stock = Stock::new(25, info);
         assert!(stock.place(now, 0).is_ok());
@@ -184,16 +213,26 @@ mod tests {
         stock.extend(&[info, info, info, ObjectInfo { blocks: 99, ..info }]);
         assert!(stock.place(now, 1).is_ok() && stock.place(now, 2).is_ok());
         assert_eq!(stock.place(now, 3).err(), Some(NoPlace::Credit));
-        assert_eq!((stock.in_use(), stock.lacking_from(4).collect::<Vec<_>>()), (20, vec![4, 3]));
+        assert_eq!(
+            (stock.in_use(), stock.lacking_from(4).collect::<Vec<_>>()),
+            (20, vec![4, 3])
+        );
         stock.deliver(1);
         assert_eq!(stock.place(now, 1).err(), Some(NoPlace::Done));
-        assert_eq!(stock.place(now, 3).err(), Some(NoPlace::Credit), "not released yet");
+        assert_eq!(
+            stock.place(now, 3).err(),
+            Some(NoPlace::Credit),
+            "not released yet"
+        );
         assert!(stock.release(1) && !stock.release(1) && !stock.release(77));
         assert!(stock.skip(3) && !stock.skip(3) && !stock.skip(77));
         assert!(stock.place(now, 4).is_err());
         assert!(stock.skip(2));
         assert_eq!(stock.in_use(), 0);
-        assert!(stock.place(now, 4).is_ok(), "larger than the credit, but alone");
+        assert!(
+            stock.place(now, 4).is_ok(),
+            "larger than the credit, but alone"
+        );
         assert!(!stock.is_finished());
         stock.deliver(4);
         assert!(stock.is_finished());

@@ -19,9 +19,10 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
-/// After so long without anything useful a server that was never heard of before is asked instead.
+/// After so long without anything useful another server is asked, if this one never delivered anything, or if the
+/// other one is new.
 pub(super) const STALLED: Duration = Duration::from_millis(200);
-/// And after so long any other one.
+/// And after so long in any case.
 pub(super) const DEAD: Duration = Duration::from_secs(1);
 
 const MIN_TIMEOUT: Duration = Duration::from_millis(50);
@@ -47,13 +48,19 @@ impl RoundTrip {
 
     /// How long to wait for an answer after so many asks in vain.
     pub(super) fn timeout(&self, tries: u32) -> Duration {
-        let once = self.smoothed.map_or(MIN_TIMEOUT, |smoothed| smoothed + self.variation * 4);
+        let once = self
+            .smoothed
+            .map_or(MIN_TIMEOUT, |smoothed| smoothed + self.variation * 4);
         (once.max(MIN_TIMEOUT) * (1 << tries.saturating_sub(1).min(5))).min(MAX_TIMEOUT)
     }
 }
 
 /// A random time in a range of microseconds from now.
-pub(super) fn soon(now: Instant, micros: std::ops::Range<u64>, random: &mut fastrand::Rng) -> Instant {
+pub(super) fn soon(
+    now: Instant,
+    micros: std::ops::Range<u64>,
+    random: &mut fastrand::Rng,
+) -> Instant {
     now + Duration::from_micros(random.u64(micros))
 }
 
@@ -71,6 +78,10 @@ mod tests {
         for _ in 0..50 {
             trip.sample(Duration::from_millis(80));
         }
-        assert!((79..=85).contains(&trip.timeout(1).as_millis()), "{:?}", trip.timeout(1));
+        assert!(
+            (79..=85).contains(&trip.timeout(1).as_millis()),
+            "{:?}",
+            trip.timeout(1)
+        );
     }
 }

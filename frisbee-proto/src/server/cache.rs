@@ -28,7 +28,13 @@ struct Entry {
 
 impl Cache {
     pub(super) fn new(budget: usize) -> Self {
-        Self { budget, loaded: BTreeMap::new(), loading: BTreeSet::new(), failed: BTreeMap::new(), clock: 0 }
+        Self {
+            budget,
+            loaded: BTreeMap::new(),
+            loading: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            clock: 0,
+        }
     }
 
     /// The first of the objects that are needed soon (number and bytes, in order) that is neither here nor being
@@ -57,10 +63,21 @@ impl Cache {
             return;
         }
         self.clock += 1;
-        self.loaded.insert(object, Entry { needed: self.clock, object: loaded });
+        self.loaded.insert(
+            object,
+            Entry {
+                needed: self.clock,
+                object: loaded,
+            },
+        );
         while self.bytes() > self.budget {
-            let others = self.loaded.iter().filter(|(other, _)| ![0, object].contains(other));
-            let Some((&oldest, _)) = others.min_by_key(|(_, entry)| entry.needed) else { break };
+            let others = self
+                .loaded
+                .iter()
+                .filter(|(other, _)| ![0, object].contains(other));
+            let Some((&oldest, _)) = others.min_by_key(|(_, entry)| entry.needed) else {
+                break;
+            };
             self.loaded.remove(&oldest);
         }
     }
@@ -82,11 +99,17 @@ impl Cache {
 
     /// An object, if it is here.
     pub(super) fn get(&self, object: u32) -> Option<Arc<Loaded>> {
-        self.loaded.get(&object).map(|entry| Arc::clone(&entry.object))
+        self.loaded
+            .get(&object)
+            .map(|entry| Arc::clone(&entry.object))
     }
 
     fn bytes(&self) -> usize {
-        self.loaded.iter().filter(|(object, _)| **object != 0).map(|(_, entry)| entry.object.bytes.len()).sum()
+        self.loaded
+            .iter()
+            .filter(|(object, _)| **object != 0)
+            .map(|(_, entry)| entry.object.bytes.len())
+            .sum()
     }
 }
 
@@ -106,7 +129,11 @@ mod tests {
         let soon = [(5, size), (6, size), (7, size)];
         assert_eq!(cache.next_load(&soon), Some(5));
         assert_eq!(cache.next_load(&soon), Some(6));
-        assert_eq!(cache.next_load(&soon), None, "the third would push out the first");
+        assert_eq!(
+            cache.next_load(&soon),
+            None,
+            "the third would push out the first"
+        );
         cache.insert(5, loaded());
         cache.insert(6, loaded());
         cache.insert(7, loaded());
@@ -114,7 +141,11 @@ mod tests {
         assert_eq!(cache.next_load(&soon[1..]), Some(7));
         cache.insert(7, loaded());
         assert!(cache.get(5).is_none() && cache.get(6).is_some() && cache.get(7).is_some());
-        assert_eq!(Cache::new(0).next_load(&soon), Some(5), "one object whatever the budget");
+        assert_eq!(
+            Cache::new(0).next_load(&soon),
+            Some(5),
+            "one object whatever the budget"
+        );
     }
 
     #[test]

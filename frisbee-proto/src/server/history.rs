@@ -36,19 +36,33 @@ impl History {
         } else {
             let sent = vec![0; units as usize];
             self.units += sent.len();
-            self.objects.insert(object, Entry { stamp, newest: 0, sent });
+            self.objects.insert(
+                object,
+                Entry {
+                    stamp,
+                    newest: 0,
+                    sent,
+                },
+            );
         }
         self.order.insert(stamp, object);
         while self.units > CAPACITY && self.order.len() > 1 {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
-            let forgotten = self.objects.remove(&oldest).map_or(0, |entry| entry.sent.len());
+            let Some((_, oldest)) = self.order.pop_first() else {
+                break;
+            };
+            let forgotten = self
+                .objects
+                .remove(&oldest)
+                .map_or(0, |entry| entry.sent.len());
             self.units -= forgotten;
         }
     }
 
     /// A unit of an object that was begun goes out with this sequence.
     pub(super) fn note(&mut self, object: u32, unit: u32, sequence: u64) {
-        let Some(entry) = self.objects.get_mut(&object) else { return };
+        let Some(entry) = self.objects.get_mut(&object) else {
+            return;
+        };
         entry.newest = sequence + 1;
         if let Some(sent) = entry.sent.get_mut(unit as usize) {
             *sent = sequence + 1;
@@ -57,8 +71,14 @@ impl History {
 
     /// Units of the object that somebody who had heard nothing from sequence `heard` on may still receive.
     pub(super) fn in_flight(&self, object: u32, heard: u64) -> InFlight<'_> {
-        let entry = self.objects.get(&object).filter(|entry| entry.newest > heard);
-        InFlight { sent: entry.map_or(&[], |entry| &entry.sent), heard }
+        let entry = self
+            .objects
+            .get(&object)
+            .filter(|entry| entry.newest > heard);
+        InFlight {
+            sent: entry.map_or(&[], |entry| &entry.sent),
+            heard,
+        }
     }
 }
 
@@ -72,7 +92,9 @@ pub(super) struct InFlight<'a> {
 impl InFlight<'_> {
     /// Whether the unit was sent at `heard` or later.
     pub(super) fn contains(&self, unit: u32) -> bool {
-        self.sent.get(unit as usize).is_some_and(|&sent| sent > self.heard)
+        self.sent
+            .get(unit as usize)
+            .is_some_and(|&sent| sent > self.heard)
     }
 
     /// Whether no unit was.
@@ -111,6 +133,10 @@ mod tests {
         assert!(history.in_flight(999, 0).contains(7) && history.in_flight(990, 0).contains(7));
         assert!(history.in_flight(0, 0).is_empty());
         history.begin(1, u32::try_from(CAPACITY).unwrap() + 1, 6000);
-        assert_eq!(history.objects.len(), 1, "an object larger than the memory is kept alone");
+        assert_eq!(
+            history.objects.len(),
+            1,
+            "an object larger than the memory is kept alone"
+        );
     }
 }

@@ -22,14 +22,13 @@ use crate::layout::{Layout, Unit};
 use crate::wire::{self, Announce, Item, Message, RequestHead, SEGMENT_SIZE, Stream};
 use crate::{Error, FRAMING, ObjectInfo};
 
-/// Between ANNOUNCEs while there is something to send: a client that lost the last blocks of the queue sees it soon.
+/// When the queue has run dry or has just been filled, ANNOUNCEs come after so long, then after twice as long each
+/// time: what they tell is urgent, and one may be lost.
+const ANNOUNCE_FIRST: Duration = Duration::from_millis(10);
+/// At most so long while there is something to send: promises and loss are known that soon.
 const ANNOUNCE_ACTIVE: Duration = Duration::from_millis(100);
-/// Between ANNOUNCEs otherwise: how long a new client waits for its first one.
+/// At most so long otherwise: how long a new client waits for its first one.
 const ANNOUNCE_IDLE: Duration = Duration::from_secs(1);
-/// Least time between an ANNOUNCE and one that tells that the queue has run dry.
-const ANNOUNCE_PROMPT: Duration = Duration::from_millis(10);
-/// For so long after the last activity ANNOUNCEs stay frequent, in case the one about the dry queue was lost.
-const ANNOUNCE_LINGER: Duration = Duration::from_secs(1);
 /// ANNOUNCEs take at most one part in this many of the rate.
 const ANNOUNCE_SHARE: u64 = 20;
 
@@ -177,10 +176,8 @@ pub struct Server {
     /// Sequence of the next datagram; the wire carries the lower 32 bits.
     sequence: u64,
     announced: Option<Instant>,
-    /// Something was sent or asked for.
-    active: Instant,
-    /// The queue has run dry, and no ANNOUNCE has told so yet.
-    ran_dry: bool,
+    /// From one ANNOUNCE to the next.
+    interval: Duration,
     work: usize,
     work_since: Instant,
     stats: ServerStats,
@@ -198,9 +195,14 @@ impl Server {
         crate::check_sizes(0, &image.objects)?;
         let mut random = fastrand::Rng::with_seed(config.seed);
         Ok(Self {
-            stream: Stream { number: random.u16(1..), uuid: image.uuid },
+            stream: Stream {
+                number: random.u16(1..),
+                uuid: image.uuid,
+            },
             image,
-            max_segments: u32::try_from(config.max_segments).unwrap_or(u32::MAX).clamp(1, 60),
+            max_segments: u32::try_from(config.max_segments)
+                .unwrap_or(u32::MAX)
+                .clamp(1, 60),
             request_address: config.request_address,
             wanted: Wanted::default(),
             history: History::default(),
@@ -210,8 +212,7 @@ impl Server {
             pacer: Pacer::new(now),
             sequence: random.u32(..).into(),
             announced: None,
-            active: now,
-            ran_dry: false,
+            interval: ANNOUNCE_FIRST,
             work: 0,
             work_since: now,
             stats: ServerStats::default(),
@@ -221,8 +222,16 @@ impl Server {
     /// Takes a datagram that arrived at the server's socket. Returns what it said about its client, or `None` if it
     /// was none of ours.
     pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Option<Report> {
-        let decoded = wire::decode(datagram).ok().filter(|decoded| decoded.uuid == self.image.uuid);
-        let Some(wire::Datagram { stream, sequence, message: Message::Request(head, items), .. }) = decoded else {
+        let decoded = wire::decode(datagram)
+            .ok()
+            .filter(|decoded| decoded.uuid == self.image.uuid);
+        let Some(wire::Datagram {
+            stream,
+            sequence,
+            message: Message::Request(head, items),
+            ..
+        }) = decoded
+        else {
             self.stats.rejected += 1;
             return None;
         };
@@ -240,14 +249,21 @@ impl Server {
             self.rate.report(head.received, head.lost);
         }
         // From another server's run, or from the future: nothing is taken to be in flight. At worst it is sent twice.
-        let heard = if ours { self.expand(sequence) } else { self.sequence };
+        let heard = if ours {
+            self.expand(sequence)
+        } else {
+            self.sequence
+        };
+        let was_dry = self.wanted.is_empty();
         for item in &items {
             self.want(now, item, heard);
         }
         if !items.is_empty() {
-            self.active = now;
-            // All that it asks for is in flight: it has missed the end of the queue and the ANNOUNCE behind it.
-            self.ran_dry |= self.wanted.is_empty();
+            // The queue was empty: clients that start now are told soon, in case they missed the last ANNOUNCE. It
+            // still is: all that was asked for is in flight, and this client has missed the end of the queue.
+            if was_dry {
+                self.interval = ANNOUNCE_FIRST;
+            }
         }
         Some(Report::new(&head))
     }
@@ -320,7 +336,11 @@ impl Server {
     /// The 64-bit sequence that a client means: the newest with these lower bits that is not in the future.
     fn expand(&self, sequence: u32) -> u64 {
         let behind = self.sequence.wrapping_sub(sequence.into()) & 0xffff_ffff;
-        if behind > 1 << 31 { self.sequence } else { self.sequence.saturating_sub(behind) }
+        if behind > 1 << 31 {
+            self.sequence
+        } else {
+            self.sequence.saturating_sub(behind)
+        }
     }
 
     fn want(&mut self, now: Instant, item: &Item<'_>, heard: u64) {
@@ -335,7 +355,11 @@ impl Server {
         let in_flight = self.history.in_flight(object, heard);
         match *item {
             Item::Whole { .. } => {
-                self.work += if in_flight.is_empty() { 1 } else { layout.whole() as usize };
+                self.work += if in_flight.is_empty() {
+                    1
+                } else {
+                    layout.whole() as usize
+                };
                 self.wanted.want_whole(object, &layout, in_flight);
             }
             Item::Blocks { first, bitmap, .. } => {
@@ -355,21 +379,34 @@ impl Server {
     }
 
     fn announce_at(&self, now: Instant) -> Instant {
-        let Some(last) = self.announced else { return now };
-        let lingering = now.saturating_duration_since(self.active) < ANNOUNCE_LINGER;
-        let usual = if lingering || !self.wanted.is_empty() { ANNOUNCE_ACTIVE } else { ANNOUNCE_IDLE };
-        let wire = u64::try_from(wire::ANNOUNCE_SIZE + FRAMING).unwrap_or(u64::MAX) * 8;
-        let share = Duration::from_secs(1).saturating_mul(u32::try_from(wire * ANNOUNCE_SHARE).unwrap_or(u32::MAX));
-        let least = Duration::from_nanos(u64::try_from(share.as_nanos()).unwrap_or(u64::MAX) / self.rate.rate().max(1));
-        let interval = if self.ran_dry { ANNOUNCE_PROMPT } else { usual };
-        (last + interval.max(least)).max(self.pacer.ready(2, self.rate.rate()))
+        let Some(last) = self.announced else {
+            return now;
+        };
+        let interval = self.interval.min(self.longest_interval());
+        let rate = self.rate.rate();
+        let least = pacing::wire_time(
+            (wire::ANNOUNCE_SIZE + FRAMING) as u64 * ANNOUNCE_SHARE,
+            rate,
+        );
+        (last + interval.max(least)).max(self.pacer.ready(2, rate))
+    }
+
+    fn longest_interval(&self) -> Duration {
+        if self.wanted.is_empty() {
+            ANNOUNCE_IDLE
+        } else {
+            ANNOUNCE_ACTIVE
+        }
     }
 
     fn announce(&mut self, now: Instant, buffer: &mut Vec<u8>) -> ServerOutput {
-        let cursor = self.wanted.cursor() % u32::try_from(self.image.objects.len()).unwrap_or(u32::MAX);
+        let objects = u32::try_from(self.image.objects.len()).unwrap_or(u32::MAX);
+        let cursor = self.wanted.cursor() % objects;
         let mut promise = [0; wire::PROMISE_OBJECTS as usize / 8];
         for (byte, base) in promise.iter_mut().zip((cursor..).step_by(8)) {
-            *byte = (0..8).map(|bit| u8::from(self.wanted.promises(base.saturating_add(bit))) << bit).sum();
+            let bit =
+                |bit: u8| u8::from(self.wanted.promises(base.saturating_add(bit.into()))) << bit;
+            *byte = (0..8).map(bit).sum();
         }
         let announce = Announce {
             rate: self.rate.rate(),
@@ -380,9 +417,10 @@ impl Server {
             request_address: self.request_address,
         };
         let sequence = self.next_sequence();
-        self.stream.announce(buffer, sequence, &announce, &self.image.head);
+        self.stream
+            .announce(buffer, sequence, &announce, &self.image.head);
         self.announced = Some(now);
-        self.ran_dry = false;
+        self.interval = (self.interval * 2).min(self.longest_interval());
         self.stats.announces += 1;
         self.transmit(now, buffer, 1)
     }
@@ -392,7 +430,10 @@ impl Server {
         let candidates: Vec<Candidate> = self.wanted.candidates(PREFETCH).collect();
         let sizes = candidates.iter().filter_map(|candidate| {
             let blocks = self.info(candidate.object)?.blocks;
-            Some((candidate.object, usize::try_from(blocks).ok()?.saturating_mul(BLOCK_SIZE)))
+            Some((
+                candidate.object,
+                usize::try_from(blocks).ok()?.saturating_mul(BLOCK_SIZE),
+            ))
         });
         let sizes: Vec<_> = sizes.collect();
         self.cache.next_load(&sizes)
@@ -410,10 +451,15 @@ impl Server {
             let loaded = self.cache.get(candidate.object).filter(|_| !out_of_turn)?;
             Some((candidate, loaded))
         });
-        let Some((candidate, loaded)) = ready else { return false };
-        let Some(layout) = self.layout(candidate.object) else { return false };
+        let Some((candidate, loaded)) = ready else {
+            return false;
+        };
+        let Some(layout) = self.layout(candidate.object) else {
+            return false;
+        };
         self.sending = Some(loaded);
-        self.history.begin(candidate.object, layout.units(), self.sequence);
+        self.history
+            .begin(candidate.object, layout.units(), self.sequence);
         self.wanted.begin(candidate, &layout);
         true
     }
@@ -425,26 +471,35 @@ impl Server {
                 datagrams += 1;
             }
         }
-        self.active = now;
-        self.ran_dry |= self.wanted.is_empty();
+        if self.wanted.is_empty() {
+            self.interval = ANNOUNCE_FIRST;
+        }
         self.transmit(now, buffer, datagrams)
     }
 
     /// Appends the next unit of the present job as a datagram. False for one that cannot exist.
     fn append_unit(&mut self, buffer: &mut Vec<u8>) -> bool {
-        let (Some(job), Some(loaded)) = (self.wanted.job(), self.sending.clone()) else { return false };
+        let (Some(job), Some(loaded)) = (self.wanted.job(), self.sending.clone()) else {
+            return false;
+        };
         let (object, repair) = (job.object, job.repair);
-        let Some(number) = self.wanted.next_unit() else { return false };
+        let Some(number) = self.wanted.next_unit() else {
+            return false;
+        };
         match self.layout(object).and_then(|layout| layout.unit(number)) {
             Some(Unit::Block(block)) => {
-                let Some(bytes) = loaded.block(block) else { return false };
+                let Some(bytes) = loaded.block(block) else {
+                    return false;
+                };
                 let sequence = self.next_sequence();
                 self.stream.data(buffer, sequence, object, block, bytes);
                 self.stats.blocks += 1;
                 self.stats.repair_blocks += u64::from(repair);
             }
             Some(Unit::Node(node)) => {
-                let Some(children) = loaded.tree.node(&loaded.bytes, node) else { return false };
+                let Some(children) = loaded.tree.node(&loaded.bytes, node) else {
+                    return false;
+                };
                 let sequence = self.next_sequence();
                 self.stream.proof(buffer, sequence, object, node, &children);
                 self.stats.proofs += 1;
@@ -464,7 +519,11 @@ impl Server {
     /// Accounts for what is in the buffer.
     fn transmit(&mut self, now: Instant, buffer: &[u8], datagrams: u32) -> ServerOutput {
         let datagrams = datagrams as usize;
-        let segment = if datagrams == 1 { buffer.len() } else { SEGMENT_SIZE };
+        let segment = if datagrams == 1 {
+            buffer.len()
+        } else {
+            SEGMENT_SIZE
+        };
         let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
         self.rate.sent(wire_bytes);
@@ -483,14 +542,35 @@ impl Loaded {
 
 impl Report {
     fn new(head: &RequestHead) -> Self {
-        let RequestHead { client, done, received, lost, free_blocks, objects_done } = *head;
-        Self { client, done, received, lost, free_blocks, objects_done }
+        let RequestHead {
+            client,
+            done,
+            received,
+            lost,
+            free_blocks,
+            objects_done,
+        } = *head;
+        Self {
+            client,
+            done,
+            received,
+            lost,
+            free_blocks,
+            objects_done,
+        }
     }
 }
 
 /// The blocks whose bits are set.
 fn wanted_blocks(first: u32, bitmap: &[u8]) -> impl Iterator<Item = u32> + '_ {
-    let bytes = (0_u32..).step_by(8).zip(bitmap).filter(|(_, byte)| **byte != 0);
-    let blocks = bytes.flat_map(|(base, byte)| (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| base + bit));
+    let bytes = (0_u32..)
+        .step_by(8)
+        .zip(bitmap)
+        .filter(|(_, byte)| **byte != 0);
+    let blocks = bytes.flat_map(|(base, byte)| {
+        (0..8)
+            .filter(move |bit| byte >> bit & 1 == 1)
+            .map(move |bit| base + bit)
+    });
     blocks.filter_map(move |offset| first.checked_add(offset))
 }

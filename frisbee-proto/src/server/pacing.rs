@@ -25,12 +25,12 @@ pub(super) struct Pacer {
 }
 
 /// Time on the wire of so many bytes at `rate` bits per second, rounded up.
-fn duration(bytes: u64, rate: u64) -> Duration {
+pub(super) fn wire_time(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(bytes.saturating_mul(8_000_000_000).div_ceil(rate.max(1)))
 }
 
 fn burst(rate: u64) -> Duration {
-    BURST.max(duration(SEGMENT_WIRE, rate) * BURST_SEGMENTS)
+    BURST.max(wire_time(SEGMENT_WIRE, rate) * BURST_SEGMENTS)
 }
 
 impl Pacer {
@@ -41,26 +41,28 @@ impl Pacer {
     /// Full datagrams that may leave now.
     pub(super) fn allowance(&self, now: Instant, rate: u64) -> u32 {
         let room = burst(rate).saturating_sub(self.clear.saturating_duration_since(now));
-        let segments = room.as_nanos() / duration(SEGMENT_WIRE, rate).as_nanos().max(1);
+        let segments = room.as_nanos() / wire_time(SEGMENT_WIRE, rate).as_nanos().max(1);
         u32::try_from(segments).unwrap_or(u32::MAX)
     }
 
     /// Datagrams that are worth waking up for: half a burst, so that a late wake-up loses nothing.
     pub(super) fn worthwhile(rate: u64, most: u32) -> u32 {
-        let half = burst(rate).as_nanos() / 2 / duration(SEGMENT_WIRE, rate).as_nanos().max(1);
-        u32::try_from(half).unwrap_or(u32::MAX).clamp(1, most.max(1))
+        let half = burst(rate).as_nanos() / 2 / wire_time(SEGMENT_WIRE, rate).as_nanos().max(1);
+        u32::try_from(half)
+            .unwrap_or(u32::MAX)
+            .clamp(1, most.max(1))
     }
 
     /// When so many full datagrams may leave.
     pub(super) fn ready(&self, segments: u32, rate: u64) -> Instant {
-        let need = duration(SEGMENT_WIRE, rate) * segments;
+        let need = wire_time(SEGMENT_WIRE, rate) * segments;
         let lead = burst(rate).saturating_sub(need);
         self.clear.checked_sub(lead).unwrap_or(self.clear)
     }
 
     /// So many bytes on the wire leave. May go into debt: what follows then waits longer.
     pub(super) fn charge(&mut self, now: Instant, rate: u64, wire_bytes: u64) {
-        self.clear = self.clear.max(now) + duration(wire_bytes, rate);
+        self.clear = self.clear.max(now) + wire_time(wire_bytes, rate);
     }
 }
 
@@ -70,7 +72,13 @@ mod tests {
 
     #[test]
     fn over_any_second_no_more_than_the_rate_and_one_burst() {
-        for rate in [1_000_000, 5_000_000, 200_000_000, 1_000_000_000, 40_000_000_000_u64] {
+        for rate in [
+            1_000_000,
+            5_000_000,
+            200_000_000,
+            1_000_000_000,
+            40_000_000_000_u64,
+        ] {
             let start = Instant::now();
             let (mut pacer, mut now, mut sent) = (Pacer::new(start), start, 0_u64);
             while now < start + Duration::from_secs(1) {
@@ -100,7 +108,10 @@ mod tests {
         for _ in 0..1000 {
             pacer.charge(now, 8_000_000, 1000); // one millisecond each
         }
-        assert_eq!(pacer.allowance(now + Duration::from_millis(900), 8_000_000), 0);
+        assert_eq!(
+            pacer.allowance(now + Duration::from_millis(900), 8_000_000),
+            0
+        );
         assert!(pacer.allowance(now + Duration::from_millis(999), 8_000_000) > 0);
     }
 }

@@ -46,7 +46,13 @@ pub(super) struct Candidate {
 
 impl Wanted {
     /// Wants one unit, unless it is in flight or queued already.
-    pub(super) fn want(&mut self, object: u32, layout: &Layout, unit: u32, in_flight: InFlight<'_>) {
+    pub(super) fn want(
+        &mut self,
+        object: u32,
+        layout: &Layout,
+        unit: u32,
+        in_flight: InFlight<'_>,
+    ) {
         let covered = |job: &Job| job.object == object && unit >= job.next && job.units.get(unit);
         if in_flight.contains(unit)
             || (unit < layout.whole() && self.whole.contains(&object))
@@ -54,13 +60,17 @@ impl Wanted {
         {
             return;
         }
-        self.repairs.entry(object).or_insert_with(|| Bits::new(layout.units())).set(unit);
+        self.repairs
+            .entry(object)
+            .or_insert_with(|| Bits::new(layout.units()))
+            .set(unit);
     }
 
     /// Wants all units of an object but those of level 0. Of an object that is under way it is the rest that counts
     /// as a repair. So does all of object 0: without it a client can take nothing else.
     pub(super) fn want_whole(&mut self, object: u32, layout: &Layout, in_flight: InFlight<'_>) {
-        let under_way = !in_flight.is_empty() || self.job.as_ref().is_some_and(|job| job.object == object);
+        let under_way =
+            !in_flight.is_empty() || self.job.as_ref().is_some_and(|job| job.object == object);
         if self.whole.contains(&object) {
             return;
         }
@@ -122,11 +132,22 @@ impl Wanted {
     /// What may be sent after the present job, in order of preference: repairs and whole objects in turn.
     pub(super) fn candidates(&self, each: usize) -> impl Iterator<Item = Candidate> + '_ {
         let whole_due = self.repaired >= REPAIRS_IN_A_ROW;
-        let repairs = rotate(self.repair_cursor, |range| self.repairs.range(range).map(|(&object, _)| object));
-        let mut repairs = repairs.take(each).map(|object| Candidate { object, whole: false });
-        let mut whole = self.next_whole().take(each).map(|object| Candidate { object, whole: true });
+        let repairs = rotate(self.repair_cursor, |range| {
+            self.repairs.range(range).map(|(&object, _)| object)
+        });
+        let mut repairs = repairs.take(each).map(|object| Candidate {
+            object,
+            whole: false,
+        });
+        let mut whole = self.next_whole().take(each).map(|object| Candidate {
+            object,
+            whole: true,
+        });
         let first = if whole_due { whole.next() } else { None };
-        let rest = std::iter::from_fn(move || Some([repairs.next(), whole.next()])).take(each).flatten().flatten();
+        let rest = std::iter::from_fn(move || Some([repairs.next(), whole.next()]))
+            .take(each)
+            .flatten()
+            .flatten();
         first.into_iter().chain(rest)
     }
 
@@ -139,13 +160,20 @@ impl Wanted {
             self.repaired = 0;
             Bits::full(layout.whole())
         } else {
-            let Some(units) = self.repairs.remove(&object) else { return };
+            let Some(units) = self.repairs.remove(&object) else {
+                return;
+            };
             self.repair_cursor = object.wrapping_add(1);
             self.repaired = self.repaired.saturating_add(units.count());
             units
         };
         let repair = units.count() < layout.whole();
-        self.job = Some(Job { object, repair, units, next: 0 });
+        self.job = Some(Job {
+            object,
+            repair,
+            units,
+            next: 0,
+        });
     }
 
     fn next_whole(&self) -> impl Iterator<Item = u32> + '_ {
@@ -170,7 +198,9 @@ mod tests {
     fn order(wanted: &mut Wanted, layout: &Layout) -> Vec<(u32, usize)> {
         let mut order = Vec::new();
         loop {
-            let Some(candidate) = wanted.candidates(1).next() else { return order };
+            let Some(candidate) = wanted.candidates(1).next() else {
+                return order;
+            };
             wanted.begin(candidate, layout);
             let mut units = 0;
             while wanted.next_unit().is_some() {
@@ -197,7 +227,10 @@ mod tests {
         wanted.want(10, &layout, 3, nothing);
         wanted.want(7, &layout, layout.whole(), nothing);
         assert_eq!(wanted.cursor(), 10);
-        assert_eq!(order(&mut wanted, &layout), [(4, 1), (7, 1), (10, 21), (2, 21), (7, 21)]);
+        assert_eq!(
+            order(&mut wanted, &layout),
+            [(4, 1), (7, 1), (10, 21), (2, 21), (7, 21)]
+        );
         assert!(wanted.is_empty());
     }
 
@@ -236,7 +269,10 @@ mod tests {
             history.note(1, unit, sequence);
         }
         wanted.want_whole(1, &layout, history.in_flight(1, 1020));
-        assert_eq!(wanted.repairs[&1].iter().collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        assert_eq!(
+            wanted.repairs[&1].iter().collect::<Vec<_>>(),
+            (0..20).collect::<Vec<_>>()
+        );
         while wanted.next_unit().is_some() {}
         assert_eq!(order(&mut wanted, &layout), [(1, 20)]);
     }

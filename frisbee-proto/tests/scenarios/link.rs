@@ -37,7 +37,10 @@ impl Quality {
     };
 
     pub(crate) fn losing(probability: f64) -> Self {
-        Self { loss: Loss::Random(probability), ..Self::GOOD }
+        Self {
+            loss: Loss::Random(probability),
+            ..Self::GOOD
+        }
     }
 }
 
@@ -52,11 +55,20 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(quality: Quality, seed: u64) -> Self {
-        Self { quality, random: fastrand::Rng::with_seed(seed), bad: false, last: None }
+        Self {
+            quality,
+            random: fastrand::Rng::with_seed(seed),
+            bad: false,
+            last: None,
+        }
     }
 
     /// The copies of a datagram that arrive, and when.
-    pub(crate) fn carry(&mut self, now: Instant, datagram: &Arc<[u8]>) -> Vec<(Instant, Arc<[u8]>)> {
+    pub(crate) fn carry(
+        &mut self,
+        now: Instant,
+        datagram: &Arc<[u8]>,
+    ) -> Vec<(Instant, Arc<[u8]>)> {
         let lost = match self.quality.loss {
             Loss::Random(probability) => self.random.f64() < probability,
             Loss::Bursts { begin, end, lost } => {
@@ -69,7 +81,9 @@ impl Link {
             return Vec::new();
         }
         let copies = 1 + usize::from(self.random.f64() < self.quality.duplicated);
-        (0..copies).map(|_| (self.arrival(now), self.maybe_corrupt(datagram))).collect()
+        (0..copies)
+            .map(|_| (self.arrival(now), self.maybe_corrupt(datagram)))
+            .collect()
     }
 
     fn arrival(&mut self, now: Instant) -> Instant {

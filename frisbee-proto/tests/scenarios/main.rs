@@ -2,6 +2,11 @@
 //!
 //! Every scenario runs from several seeds; a failure names its seed, and the same seed runs the same again.
 
+mod credit;
+mod forgery;
 mod link;
 mod loss;
+mod servers;
+mod shapes;
+mod starts;
 mod world;

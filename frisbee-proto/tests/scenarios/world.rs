@@ -12,13 +12,13 @@ use chunkfmt::BLOCK_SIZE;
 use chunkfmt::tree::Tree;
 use frisbee_proto::wire;
 use frisbee_proto::{
-    Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Image, Loaded, ObjectInfo,
-    Server, ServerConfig, ServerOutput,
+    Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Image,
+    Loaded, ObjectInfo, Server, ServerConfig, ServerOutput,
 };
 
 use crate::link::{Link, Quality};
 
-/// Every test's runs, so that a failure is named by a number.
+/// Every scenario's runs: a failure names the one it happened in.
 pub(crate) const SEEDS: std::ops::Range<u64> = 0..4;
 
 /// An image of random bytes.
@@ -40,25 +40,48 @@ impl Golden {
         };
         let head = fill(1024).try_into().unwrap();
         let uuid = fill(16).try_into().unwrap();
-        let bytes: Vec<_> = blocks.iter().map(|&blocks| fill(blocks as usize * BLOCK_SIZE)).collect();
+        let bytes: Vec<_> = blocks
+            .iter()
+            .map(|&blocks| fill(blocks as usize * BLOCK_SIZE))
+            .collect();
         let info = |bytes: &Vec<u8>| {
             let tree = Tree::build(bytes).unwrap();
-            ObjectInfo { blocks: tree.shape().blocks(), root: tree.root() }
+            ObjectInfo {
+                blocks: tree.shape().blocks(),
+                root: tree.root(),
+            }
         };
-        let image = Image { uuid, head, objects: bytes.iter().map(info).collect() };
-        let objects = bytes.iter().map(|bytes| Arc::new(Loaded::new(bytes.clone()).unwrap())).collect();
-        Arc::new(Self { image, objects, bytes })
+        let image = Image {
+            uuid,
+            head,
+            objects: bytes.iter().map(info).collect(),
+        };
+        let objects = bytes
+            .iter()
+            .map(|bytes| Arc::new(Loaded::new(bytes.clone()).unwrap()))
+            .collect();
+        Arc::new(Self {
+            image,
+            objects,
+            bytes,
+        })
     }
 
     /// An ordinary image: `chunks` chunks of 513 to 2065 blocks, 32 MiB at 20 chunks.
     pub(crate) fn usual(chunks: usize, seed: u64) -> Arc<Self> {
         let sizes = [2065, 2049, 1200, 2065, 513, 1700];
-        let blocks: Vec<u32> = std::iter::once(9).chain(sizes.into_iter().cycle().take(chunks)).collect();
+        let blocks: Vec<u32> = std::iter::once(9)
+            .chain(sizes.into_iter().cycle().take(chunks))
+            .collect();
         Self::new(&blocks, seed)
     }
 
     pub(crate) fn blocks(&self) -> u64 {
-        self.image.objects.iter().map(|info| u64::from(info.blocks)).sum()
+        self.image
+            .objects
+            .iter()
+            .map(|info| u64::from(info.blocks))
+            .sum()
     }
 }
 
@@ -69,7 +92,11 @@ pub(crate) struct Owner(pub(crate) Arc<Golden>);
 impl Admission for Owner {
     fn admit(&mut self, head: &[u8; 1024]) -> Option<Admitted> {
         let object0 = self.0.image.objects[0];
-        let admitted = Admitted { uuid: self.0.image.uuid, object_blocks: object0.blocks, object_root: object0.root };
+        let admitted = Admitted {
+            uuid: self.0.image.uuid,
+            object_blocks: object0.blocks,
+            object_root: object0.root,
+        };
         (*head == *self.0.image.head).then_some(admitted)
     }
 
@@ -93,7 +120,13 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let consume = Duration::from_millis(2);
-        Self { start: Duration::ZERO, down: Quality::GOOD, up: Quality::GOOD, credit: 16 << 10, consume }
+        Self {
+            start: Duration::ZERO,
+            down: Quality::GOOD,
+            up: Quality::GOOD,
+            credit: 16 << 10,
+            consume,
+        }
     }
 }
 
@@ -104,6 +137,7 @@ pub(crate) struct Node {
     down: Link,
     up: Link,
     running: bool,
+    left: bool,
     pub(crate) got: BTreeMap<u32, usize>,
     unreleased: VecDeque<u32>,
     pub(crate) finished: Option<Duration>,
@@ -114,6 +148,11 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn stats(&self) -> &ClientStats {
         self.client.stats()
+    }
+
+    /// Bytes of the objects received.
+    pub(crate) fn received(&self) -> usize {
+        self.got.values().sum()
     }
 }
 
@@ -169,6 +208,8 @@ pub(crate) struct World {
     random: fastrand::Rng,
     queue: BinaryHeap<Timed>,
     count: u64,
+    /// Actions that have not happened yet.
+    actions: usize,
     pub(crate) hosts: Vec<Host>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) forgers: Vec<Forger>,
@@ -185,6 +226,7 @@ impl World {
             random: fastrand::Rng::with_seed(seed),
             queue: BinaryHeap::new(),
             count: 0,
+            actions: 0,
             hosts: Vec::new(),
             nodes: Vec::new(),
             forgers: Vec::new(),
@@ -199,12 +241,30 @@ impl World {
         self.serve_at(golden, ceiling, address)
     }
 
-    pub(crate) fn serve_at(&mut self, golden: &Arc<Golden>, ceiling: Option<u64>, address: SocketAddr) -> usize {
-        let config = ServerConfig { ceiling, seed: self.random.u64(..), ..ServerConfig::default() };
+    pub(crate) fn serve_at(
+        &mut self,
+        golden: &Arc<Golden>,
+        ceiling: Option<u64>,
+        address: SocketAddr,
+    ) -> usize {
+        let config = ServerConfig {
+            ceiling,
+            seed: self.random.u64(..),
+            ..ServerConfig::default()
+        };
         let server = Server::new(self.now, config, golden.image.clone()).unwrap();
         let golden = Arc::clone(golden);
         let (started, wake) = (self.now, Some(self.now));
-        self.hosts.push(Host { server, address, golden, up: true, ceiling, started, wake, loads: 0 });
+        self.hosts.push(Host {
+            server,
+            address,
+            golden,
+            up: true,
+            ceiling,
+            started,
+            wake,
+            loads: 0,
+        });
         self.hosts.len() - 1
     }
 
@@ -214,7 +274,11 @@ impl World {
     }
 
     pub(crate) fn join(&mut self, golden: &Arc<Golden>, setup: &Setup) -> usize {
-        let config = ClientConfig { credit_blocks: setup.credit, seed: self.random.u64(..), ..ClientConfig::default() };
+        let config = ClientConfig {
+            credit_blocks: setup.credit,
+            seed: self.random.u64(..),
+            ..ClientConfig::default()
+        };
         let place = self.nodes.len();
         self.schedule(self.now + setup.start, Happening::Start(place));
         self.nodes.push(Node {
@@ -224,6 +288,7 @@ impl World {
             up: Link::new(setup.up, self.random.u64(..)),
             setup: setup.clone(),
             running: false,
+            left: false,
             got: BTreeMap::new(),
             unreleased: VecDeque::new(),
             finished: None,
@@ -235,10 +300,12 @@ impl World {
 
     /// A client is gone.
     pub(crate) fn leave(&mut self, node: usize) {
-        (self.nodes[node].running, self.nodes[node].wake) = (false, None);
+        let node = &mut self.nodes[node];
+        (node.running, node.left, node.wake) = (false, true, None);
     }
 
     pub(crate) fn at(&mut self, time: Duration, action: impl FnOnce(&mut Self) + 'static) {
+        self.actions += 1;
         self.schedule(self.begin + time, Happening::Action(Box::new(action)));
     }
 
@@ -250,11 +317,22 @@ impl World {
     /// Runs until every client that was not taken away has finished, then checks them all.
     pub(crate) fn run(&mut self) {
         let limit = Duration::from_secs(1200);
-        while !self.nodes.iter().all(|node| node.finished.is_some() || (!node.running && node.got.is_empty() && node.wake.is_none() && self.time() > node.setup.start) || (!node.running && self.time() > node.setup.start)) {
+        let over = |node: &Node| node.finished.is_some() || node.left;
+        while !self.nodes.iter().all(over) || self.actions > 0 {
             self.step();
-            assert!(self.time() < limit, "seed {}: no end: {:?}", self.seed, self.progress());
+            assert!(
+                self.time() < limit,
+                "seed {}: no end: {:?}",
+                self.seed,
+                self.progress()
+            );
         }
-        for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.finished.is_some()) {
+        for (place, node) in self
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.finished.is_some())
+        {
             let objects: Vec<u32> = node.got.keys().chain(&node.skipped).copied().collect();
             let mut sorted = objects.clone();
             sorted.sort_unstable();
@@ -266,7 +344,7 @@ impl World {
     /// Runs for a time, whatever the clients do.
     pub(crate) fn run_for(&mut self, time: Duration) {
         let end = self.now + time;
-        self.schedule(end, Happening::Action(Box::new(|_| ())));
+        self.at(end - self.begin, |_| ());
         while self.now < end {
             self.step();
         }
@@ -274,18 +352,28 @@ impl World {
 
     /// DATA sent by all servers per block of the image.
     pub(crate) fn overhead(&self) -> f64 {
-        let sent: u64 = self.hosts.iter().map(|host| host.server.stats().blocks).sum();
+        let sent: u64 = self
+            .hosts
+            .iter()
+            .map(|host| host.server.stats().blocks)
+            .sum();
         sent as f64 / self.hosts[0].golden.blocks() as f64
     }
 
     /// When the last client finished.
     pub(crate) fn finished(&self) -> Duration {
-        self.nodes.iter().filter_map(|node| node.finished).max().unwrap()
+        self.nodes
+            .iter()
+            .filter_map(|node| node.finished)
+            .max()
+            .unwrap()
     }
 
     fn progress(&self) -> Vec<(usize, usize, ClientStats)> {
         let nodes = self.nodes.iter().filter(|node| node.finished.is_none());
-        nodes.map(|node| (node.got.len(), node.unreleased.len(), *node.client.stats())).collect()
+        nodes
+            .map(|node| (node.got.len(), node.unreleased.len(), *node.client.stats()))
+            .collect()
     }
 
     fn schedule(&mut self, at: Instant, happening: Happening) {
@@ -295,11 +383,20 @@ impl World {
 
     fn step(&mut self) {
         let hosts = self.hosts.iter().filter_map(|host| host.wake);
-        let wake = hosts.chain(self.nodes.iter().filter_map(|node| node.wake)).min();
+        let wake = hosts
+            .chain(self.nodes.iter().filter_map(|node| node.wake))
+            .min();
         let event = self.queue.peek().map(|timed| timed.0);
-        self.now = wake.into_iter().chain(event).min().expect("nothing will ever happen").max(self.now);
+        self.now = wake
+            .into_iter()
+            .chain(event)
+            .min()
+            .expect("nothing will ever happen")
+            .max(self.now);
         while self.queue.peek().is_some_and(|timed| timed.0 <= self.now) {
-            let Some(Timed(_, _, happening)) = self.queue.pop() else { break };
+            let Some(Timed(_, _, happening)) = self.queue.pop() else {
+                break;
+            };
             self.happen(happening);
         }
         for host in 0..self.hosts.len() {
@@ -335,7 +432,11 @@ impl World {
             Happening::Loaded(place, object) => {
                 let host = &mut self.hosts[place];
                 if host.up {
-                    host.server.handle_loaded(now, object, Arc::clone(&host.golden.objects[object as usize]));
+                    host.server.handle_loaded(
+                        now,
+                        object,
+                        Arc::clone(&host.golden.objects[object as usize]),
+                    );
                     host.wake = Some(now);
                 }
             }
@@ -354,7 +455,10 @@ impl World {
             Happening::Start(place) => {
                 (self.nodes[place].running, self.nodes[place].wake) = (true, Some(now));
             }
-            Happening::Action(action) => action(self),
+            Happening::Action(action) => {
+                self.actions -= 1;
+                action(self);
+            }
         }
     }
 
@@ -378,7 +482,11 @@ impl World {
                     self.schedule(self.now + delay, Happening::Loaded(place, object));
                 }
                 ServerOutput::Wait(wake) => {
-                    assert!(wake.is_none_or(|wake| wake > self.now), "seed {}: a wait that does not wait", self.seed);
+                    assert!(
+                        wake.is_none_or(|wake| wake > self.now),
+                        "seed {}: a wait that does not wait",
+                        self.seed
+                    );
                     host.wake = wake;
                     return;
                 }
@@ -391,9 +499,14 @@ impl World {
         let host = &self.hosts[place];
         let Some(ceiling) = host.ceiling else { return };
         let bits = host.server.stats().wire_bytes as f64 * 8.0;
-        let burst = (ceiling as f64 * 0.002).max(17.0 * (wire::SEGMENT_SIZE + FRAMING) as f64 * 8.0);
+        let burst =
+            (ceiling as f64 * 0.002).max(17.0 * (wire::SEGMENT_SIZE + FRAMING) as f64 * 8.0);
         let most = ceiling as f64 * (self.now - host.started).as_secs_f64() * 1.0001 + burst;
-        assert!(bits <= most, "seed {}: {bits} bits, at most {most}", self.seed);
+        assert!(
+            bits <= most,
+            "seed {}: {bits} bits, at most {most}",
+            self.seed
+        );
     }
 
     pub(crate) fn multicast(&mut self, from: SocketAddr, datagram: &[u8]) {
@@ -402,7 +515,10 @@ impl World {
             for (from, forged) in forger(&mut self.random, datagram) {
                 let forged: Arc<[u8]> = forged.into();
                 for node in 0..self.nodes.len() {
-                    self.schedule(self.now, Happening::ToClient(node, from, Arc::clone(&forged)));
+                    self.schedule(
+                        self.now,
+                        Happening::ToClient(node, from, Arc::clone(&forged)),
+                    );
                 }
             }
         }
@@ -437,7 +553,11 @@ impl World {
                 }
                 ClientOutput::Object { object, bytes } => {
                     let genuine = &node.golden.bytes[object as usize];
-                    assert!(bytes == *genuine, "seed {}: false object {object} delivered", self.seed);
+                    assert!(
+                        bytes == *genuine,
+                        "seed {}: false object {object} delivered",
+                        self.seed
+                    );
                     let first = node.got.insert(object, bytes.len()).is_none();
                     assert!(first, "seed {}: object {object} delivered twice", self.seed);
                     node.unreleased.push_back(object);
@@ -447,7 +567,9 @@ impl World {
                     }
                 }
                 ClientOutput::Event(Event::Finished) => node.finished = Some(self.now - self.begin),
-                ClientOutput::Event(Event::ManifestRefused) => panic!("seed {}: manifest refused", self.seed),
+                ClientOutput::Event(Event::ManifestRefused) => {
+                    panic!("seed {}: manifest refused", self.seed)
+                }
                 ClientOutput::Event(Event::Manifest { .. }) => {
                     for &object in &node.skipped {
                         node.client.skip(self.now, object);
@@ -455,7 +577,11 @@ impl World {
                 }
                 ClientOutput::Event(_) => {}
                 ClientOutput::Wait(wake) => {
-                    assert!(wake.is_none_or(|wake| wake > self.now), "seed {}: a wait that does not wait", self.seed);
+                    assert!(
+                        wake.is_none_or(|wake| wake > self.now),
+                        "seed {}: a wait that does not wait",
+                        self.seed
+                    );
                     node.wake = wake;
                     return;
                 }
@@ -465,9 +591,20 @@ impl World {
 
     fn check_credit(&self, place: usize) {
         let node = &self.nodes[place];
-        let largest = node.golden.image.objects.iter().map(|info| info.blocks).max().unwrap_or(0);
+        let largest = node
+            .golden
+            .image
+            .objects
+            .iter()
+            .map(|info| info.blocks)
+            .max()
+            .unwrap_or(0);
         let most = node.setup.credit.max(largest);
         let used = node.client.blocks_in_use();
-        assert!(used <= most, "seed {}: {used} blocks in use, credit {most}", self.seed);
+        assert!(
+            used <= most,
+            "seed {}: {used} blocks in use, credit {most}",
+            self.seed
+        );
     }
 }
