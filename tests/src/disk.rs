@@ -58,7 +58,7 @@ impl Recipe {
     pub const SMALL: Self = Self {
         table: Table::Gpt,
         sector_size: 512,
-        mke2fs: "-t ext4",
+        mke2fs: "-t ext4 -b 4096",
         fat_mib: 8,
         ext_mib: 96,
         data_mib: 40,

@@ -21,4 +21,5 @@ pub mod packages;
 pub mod ranges;
 pub mod relay;
 pub mod room;
+pub mod scene;
 pub mod scratch;
