@@ -64,6 +64,16 @@ impl Recipe {
         data_mib: 40,
     };
 
+    /// A disk of a few chunks, for what is done hundreds of times.
+    pub const TINY: Self = Self {
+        table: Table::None,
+        sector_size: 512,
+        mke2fs: "-t ext2 -b 1024",
+        fat_mib: 0,
+        ext_mib: 10,
+        data_mib: 5,
+    };
+
     /// Makes the disk, or takes it from the cache.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! demonstration and measurements. Everything that a test makes is removed when its guard is dropped; what a killed
 //! test leaves behind is removed by the next run.
 
+pub mod anatomy;
 pub mod background;
 pub mod canary;
 pub mod command;

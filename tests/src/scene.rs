@@ -1,15 +1,15 @@
 //! A golden disk, its owner's keys and its image, in a directory that goes when the test ends.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::canary::Canary;
-use crate::command::tool;
+use crate::command::{run, system, tool};
 use crate::disk::{Disk, Recipe};
 use crate::image::Keys;
 use crate::{ranges, scratch};
@@ -138,6 +138,26 @@ impl Scene {
         self.disk.ext.on(target).holds(&self.disk.content)
     }
 
+    /// Checks that an installation that failed has left a used disk as it was or without anything to boot, and has
+    /// written to it nothing but zeros and the golden disk's data.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn spoiled_safely(&self, target: &Path) -> Result<()> {
+        let (golden, found) = (fs::read(&self.disk.path)?, fs::read(target)?);
+        let dirt = last_owner().dirt(512);
+        ensure!(golden.len() == found.len(), "the size has changed");
+        for (number, (golden, found)) in golden.chunks(512).zip(found.chunks(512)).enumerate() {
+            let expected = found == golden || found == dirt || found.iter().all(|&byte| byte == 0);
+            ensure!(
+                expected,
+                "sector {number} of {} holds something else",
+                target.display()
+            );
+        }
+        nothing_to_boot(target)
+    }
+
     /// Checks that a target has all data of the golden disk, byte by byte.
     ///
     /// # Errors
@@ -151,4 +171,21 @@ impl Scene {
 /// The dirt on disks that were in use before.
 pub fn last_owner() -> Canary {
     Canary::new("the last owner")
+}
+
+/// Checks that neither a partition table nor a filesystem is found on a disk.
+///
+/// # Errors
+/// What is found.
+pub fn nothing_to_boot(disk: &Path) -> Result<()> {
+    let mut blkid = system("blkid")?;
+    blkid.arg("--probe").arg(disk);
+    let outcome = run(blkid)?;
+    // blkid(8): 2 if nothing was found.
+    ensure!(
+        outcome.code() == Some(2),
+        "something is found on {}: {outcome}",
+        disk.display()
+    );
+    Ok(())
 }
