@@ -22,6 +22,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("resize2fs", "e2fsprogs"),
     ("sfdisk", "fdisk"),
     ("sgdisk", "gdisk"),
+    ("swapon", "mount"),
 ];
 
 /// What the demonstration needs beside the toolchain.
