@@ -16,7 +16,14 @@ use crate::packages;
 pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// The tools under test. Their error lines begin with their names.
-pub const PROGRAMS: [&str; 6] = ["imagezip", "imagekey", "imageunzip", "imagedump", "frisbeed", "frisbee-client"];
+pub const PROGRAMS: [&str; 6] = [
+    "imagezip",
+    "imagekey",
+    "imageunzip",
+    "imagedump",
+    "frisbeed",
+    "frisbee-client",
+];
 
 /// The directory of the built binaries: the environment's `E2E_BINARIES`, or the one of the running test.
 ///
@@ -128,10 +135,20 @@ impl Outcome {
     /// # Errors
     /// All that it said, if not.
     pub fn failure(&self, code: i32) -> Result<&str> {
-        ensure!(self.code() == Some(code), "exit code {code} was expected: {self}");
+        ensure!(
+            self.code() == Some(code),
+            "exit code {code} was expected: {self}"
+        );
         ensure!(!self.stderr.contains("panicked"), "{self}");
-        ensure!(self.stdout.is_empty(), "nothing on stdout was expected: {self}");
-        let is_error = |line: &&str| PROGRAMS.iter().any(|name| line.starts_with(&format!("{name}: ")));
+        ensure!(
+            self.stdout.is_empty(),
+            "nothing on stdout was expected: {self}"
+        );
+        let is_error = |line: &&str| {
+            PROGRAMS
+                .iter()
+                .any(|name| line.starts_with(&format!("{name}: ")))
+        };
         let errors = self.stderr.lines().filter(is_error).count();
         let last = self.stderr.lines().last().filter(is_error);
         match last.filter(|_| errors == 1) {
