@@ -89,16 +89,6 @@ impl Bits {
         self.scan(from, |word| !word)
     }
 
-    /// All set bits, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let mut from = 0;
-        std::iter::from_fn(move || {
-            let found = self.next(from)?;
-            from = found + 1;
-            Some(found)
-        })
-    }
-
     fn scan(&self, from: u32, view: impl Fn(u64) -> u64) -> Option<u32> {
         if from >= self.len {
             return None;
@@ -131,10 +121,11 @@ mod tests {
                     if changed { model[index as usize] = set; }
                 }
                 let set: Vec<u32> = (0..len).filter(|&i| model[i as usize]).collect();
-                prop_assert_eq!(bits.iter().collect::<Vec<_>>(), &*set);
+                prop_assert_eq!((0..len).filter(|&i| bits.get(i)).collect::<Vec<_>>(), &*set);
                 prop_assert_eq!(bits.count() as usize, set.len());
                 prop_assert_eq!(bits.is_full(), set.len() == model.len());
                 for from in 0..len + 2 {
+                    prop_assert_eq!(bits.next(from), (from..len).find(|&i| model[i as usize]));
                     prop_assert_eq!(bits.next_clear(from), (from..len).find(|&i| !model[i as usize]));
                 }
             }

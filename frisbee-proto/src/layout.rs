@@ -57,11 +57,6 @@ impl Layout {
         self.upper + self.segments + self.shape.blocks()
     }
 
-    /// Nodes among the units of the whole object.
-    pub(crate) fn proofs(&self) -> u32 {
-        self.upper + self.segments
-    }
-
     /// All units, those of level 0 included.
     pub(crate) fn units(&self) -> u32 {
         self.whole() + self.leaves

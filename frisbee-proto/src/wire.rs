@@ -434,7 +434,7 @@ impl RequestItems {
     /// Most bytes that all items of one REQUEST have together.
     pub const MAX_BYTES: usize = MAX_DATAGRAM - HEADER_SIZE - size_of::<RequestBody>();
     /// Bytes of an item beside its bitmap.
-    pub const ITEM_BYTES: usize = size_of::<ItemHead>();
+    const ITEM_BYTES: usize = size_of::<ItemHead>();
 
     /// Adds an item. False, and nothing is added, if there is no room for it.
     #[must_use]

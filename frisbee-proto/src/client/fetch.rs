@@ -1,7 +1,9 @@
-//! Fetching one chosen image: takes what passes, and decides when to ask for what.
+//! Fetching one chosen image: takes what passes, and notices what does not come.
 //!
 //! Every ask is idempotent and every answer proves itself, so nothing here is about correctness: a wrong guess, a lie
 //! in an ANNOUNCE or a lost REQUEST costs time, and the timeouts end it.
+
+mod asking;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -10,24 +12,15 @@ use std::time::{Duration, Instant};
 use chunkfmt::BLOCK_SIZE;
 
 use super::object::Outcome;
-use super::requests::Requests;
+use super::passing::Passing;
 use super::servers::{Heard, Servers};
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, FIRST_WAIT, HEARTBEAT, PATIENCE, REFILL_WAIT, REPAIR_WAIT, REQUEST_GAP,
-    RoundTrip, SLOW_TICK, STALLED, TICK, soon,
+    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED, TICK, soon,
 };
 use super::{ClientOutput, ClientStats, Event};
-use crate::FRAMING;
 use crate::layout::{Layout, Unit};
-use crate::wire::{Announce, RequestHead, RequestItems, SEGMENT_SIZE, Stream};
-
-/// Datagrams that may overtake another one. After so many of other objects the pass over an object is over.
-const REORDERED: u32 = 32;
-/// Most blocks asked for or promised at a time, credit or not: half a second at 1 Gbit/s.
-const MOST_UNDER_WAY: u32 = 64 << 10;
-/// Most objects asked for or promised at a time: what a promise covers.
-const MOST_OBJECTS: usize = 512;
+use crate::wire::{Announce, RequestItems};
 
 /// A whole object asked for.
 #[derive(Clone, Copy, Debug)]
@@ -35,15 +28,6 @@ struct Asked {
     at: Instant,
     tries: u32,
     due: bool,
-}
-
-/// Where the stream of the server being asked is.
-#[derive(Debug, Default)]
-struct Passing {
-    /// The object and unit that came last.
-    last: Option<(u32, u32)>,
-    /// Objects that it has left, and the sequence at which it did.
-    left: VecDeque<(u32, u32)>,
 }
 
 #[derive(Debug)]
@@ -63,7 +47,7 @@ pub(super) struct Fetch {
     tick_at: Instant,
     heartbeat_at: Instant,
     requested: Option<Instant>,
-    /// Since when something useful should have come and has not.
+    /// Since when something useful should have come from the server being asked, and has not.
     in_vain: Option<Instant>,
 }
 
@@ -177,9 +161,10 @@ impl Fetch {
             Outcome::Forged => {}
         }
         let complete = open.incoming.is_complete();
-        if matches!(outcome, Outcome::New | Outcome::Suspect) {
+        if matches!(outcome, Outcome::New | Outcome::Suspect)
+            && self.servers.useful(now, from, stream)
+        {
             self.in_vain = None;
-            self.servers.useful(from, stream);
         }
         if opened
             && let Some(asked) = self.asked.remove(&object)
@@ -241,23 +226,11 @@ impl Fetch {
         let next = self.servers.current().sequence.next();
         if let Some((object, unit)) = with {
             self.servers.current_mut().passing(object);
-            let number = Layout::new(self.stock.blocks(object))
-                .and_then(|layout| layout.number(unit))
-                .unwrap_or(0);
-            match self.passing.last {
-                Some((last, _)) if last != object => self.passing.left.push_back((last, next)),
-                // The same object from an earlier place on: one pass has ended and another begun.
-                Some((_, before)) if number.saturating_add(REORDERED) < before => {
-                    self.passing.left.push_back((object, next));
-                }
-                _ => {}
-            }
-            self.passing.last = Some((object, number));
+            let layout = Layout::new(self.stock.blocks(object));
+            let number = layout.and_then(|layout| layout.number(unit));
+            self.passing.at(object, number.unwrap_or(0), next);
         }
-        while let Some(&(object, at)) = self.passing.left.front()
-            && next.wrapping_sub(at) >= REORDERED
-        {
-            self.passing.left.pop_front();
+        while let Some(object) = self.passing.left_behind(next) {
             if let Some(open) = self.stock.open.get_mut(&object)
                 && !open.due
             {
@@ -297,11 +270,6 @@ impl Fetch {
         self.schedule(at);
     }
 
-    fn schedule(&mut self, at: Instant) {
-        let at = self.requested.map_or(at, |last| at.max(last + REQUEST_GAP));
-        self.ask_at = Some(self.ask_at.map_or(at, |before| before.min(at)));
-    }
-
     /// Looks through what is outstanding. True if requests go to another server now.
     fn tick(&mut self, now: Instant) -> bool {
         if self.expects_something() {
@@ -310,7 +278,7 @@ impl Fetch {
             self.in_vain = None;
         }
         let vain = self.in_vain_for(now);
-        let changed = vain >= self.servers.current().patience() && self.change_server(now);
+        let changed = vain >= self.servers.patience(now) && self.change_server(now);
         let mut next = now + SLOW_TICK;
         let mut due = false;
         let trip = &self.trip;
@@ -371,171 +339,5 @@ impl Fetch {
         self.schedule(at);
         self.refill(now);
         true
-    }
-
-    /// Schedules a REQUEST for more if less than half of what may be under way is.
-    fn refill(&mut self, now: Instant) {
-        let (_, under_way) = self.spoken_for(now);
-        let most = self.stock.credit().min(MOST_UNDER_WAY);
-        if under_way > most / 2 || self.wanted(now).is_empty() {
-            return;
-        }
-        // Others lack the same: the more is under way, the longer we can wait for one of them to ask for it.
-        let bits = u64::from(under_way) * (SEGMENT_SIZE + FRAMING) as u64 * 8;
-        let drained = Duration::from_micros(
-            bits.saturating_mul(1_000_000) / self.servers.current().announce.rate.max(1),
-        );
-        let wait = (drained / 2).clamp(FIRST_WAIT, REFILL_WAIT);
-        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-        let at = soon(now, 0..micros, &mut self.random);
-        self.schedule(at);
-    }
-
-    /// Whether the present server is going to send an object whole, as far as it is to be believed.
-    fn promised(&self, now: Instant, object: u32) -> bool {
-        self.in_vain_for(now) < PATIENCE && self.servers.current().announce.promises(object)
-    }
-
-    /// Objects under way that are not open: asked for or promised.
-    fn coming(&self, now: Instant) -> impl Iterator<Item = u32> + '_ {
-        let cursor = self.servers.current().announce.cursor;
-        let window = cursor..cursor.saturating_add(crate::wire::PROMISE_OBJECTS);
-        let promised = window
-            .filter(move |&object| self.stock.is_lacking(object) && self.promised(now, object));
-        let unpromised = self
-            .asked
-            .keys()
-            .copied()
-            .filter(move |&object| !self.promised(now, object));
-        promised.chain(unpromised)
-    }
-
-    /// Blocks of the credit that are in use or will be by what is under way; and blocks still to come of that.
-    fn spoken_for(&self, now: Instant) -> (u32, u32) {
-        let coming = self
-            .coming(now)
-            .map(|object| self.stock.blocks(object))
-            .fold(0, u32::saturating_add);
-        let missing = self
-            .stock
-            .open
-            .values()
-            .map(|open| open.incoming.blocks_missing())
-            .fold(0, u32::saturating_add);
-        (
-            self.stock.in_use().saturating_add(coming),
-            coming.saturating_add(missing),
-        )
-    }
-
-    /// The next objects to ask for, as many as the credit has room for.
-    fn wanted(&self, now: Instant) -> Vec<u32> {
-        let (mut spoken_for, mut under_way) = self.spoken_for(now);
-        let cursor = self.servers.current().announce.cursor;
-        let lacking = self.stock.lacking_from(cursor);
-        let lacking = lacking
-            .filter(|&object| !self.asked.contains_key(&object) && !self.promised(now, object));
-        let fitting = lacking.take_while(|&object| {
-            let fits = under_way < MOST_UNDER_WAY && self.stock.fits(object, spoken_for);
-            spoken_for = spoken_for.saturating_add(self.stock.blocks(object));
-            under_way = under_way.saturating_add(self.stock.blocks(object));
-            fits
-        });
-        fitting
-            .take(MOST_OBJECTS.saturating_sub(self.asked.len()))
-            .collect()
-    }
-
-    /// Sends what is due.
-    fn ask(&mut self, now: Instant, out: &mut VecDeque<ClientOutput>, stats: &mut ClientStats) {
-        self.ask_at = None;
-        let mut requests = Requests::default();
-        let mut complete = true;
-        for (&object, open) in self.stock.open.iter_mut().filter(|(_, open)| open.due) {
-            complete = complete && requests.units(object, open.incoming.missing());
-            if !complete {
-                break;
-            }
-            (open.due, open.touched, open.asked, open.tries) =
-                (false, now, Some(now), open.tries.saturating_add(1));
-        }
-        for (&object, asked) in self.asked.iter_mut().filter(|(_, asked)| asked.due) {
-            complete = complete && requests.whole(object);
-            if !complete {
-                break;
-            }
-            *asked = Asked {
-                at: now,
-                tries: asked.tries.saturating_add(1),
-                due: false,
-            };
-        }
-        for object in if complete {
-            self.wanted(now)
-        } else {
-            Vec::new()
-        } {
-            complete = complete && requests.whole(object);
-            if !complete {
-                break;
-            }
-            self.asked.insert(
-                object,
-                Asked {
-                    at: now,
-                    tries: 1,
-                    due: false,
-                },
-            );
-        }
-        let requests = requests.finish();
-        if requests.is_empty() {
-            if self.heartbeat_at <= now {
-                self.send(now, &RequestItems::default(), false, out, stats);
-            }
-            return;
-        }
-        for items in &requests {
-            self.send(now, items, false, out, stats);
-        }
-        self.in_vain.get_or_insert(now);
-        self.tick_at = self.tick_at.min(now + self.trip.timeout(0));
-        if !complete {
-            self.schedule(now + REQUEST_GAP);
-        }
-    }
-
-    fn send(
-        &mut self,
-        now: Instant,
-        items: &RequestItems,
-        done: bool,
-        out: &mut VecDeque<ClientOutput>,
-        stats: &mut ClientStats,
-    ) {
-        let server = self.servers.current_mut();
-        let (received, lost) = server.sequence.report();
-        let head = RequestHead {
-            client: self.client,
-            done,
-            received,
-            lost,
-            free_blocks: self.stock.credit().saturating_sub(self.stock.in_use()),
-            objects_done: self.stock.done(),
-        };
-        let stream = Stream {
-            number: server.stream(),
-            uuid: self.uuid,
-        };
-        let datagram = items.encode(&stream, server.sequence.next(), &head);
-        out.push_back(ClientOutput::Send {
-            to: server.requests(),
-            datagram,
-        });
-        stats.requests += 1;
-        stats.lost += u64::from(lost);
-        self.requested = Some(now);
-        let beat = u64::try_from(HEARTBEAT.as_micros()).unwrap_or(u64::MAX);
-        self.heartbeat_at = soon(now, beat..beat * 2, &mut self.random);
     }
 }

@@ -2,6 +2,7 @@
 
 mod fetch;
 mod object;
+mod passing;
 mod requests;
 mod sequence;
 mod servers;
@@ -49,7 +50,7 @@ pub trait Admission {
 }
 
 /// How a client behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct ClientConfig {
     /// Blocks of 1 KiB that open objects and delivered but not yet released ones may hold together. One object is
     /// always taken, even if it is larger.
@@ -152,8 +153,8 @@ pub struct ClientStats {
 
 /// The client of one image. See the crate's documentation for the contract.
 ///
-/// Memory, whatever is sent at it: the credit (or one object, if that is larger), 13 % of it for proofs and
-/// bookkeeping at worst, object 0 up to its limit, and some 100 bytes per object of the image.
+/// Memory, whatever is sent at it: the credit (or one object, if that is larger), at worst 7 % of it for proofs,
+/// 1 KiB for each open object, object 0 up to its limit, and 40 bytes for each object of the image.
 #[derive(Debug)]
 pub struct Client<A> {
     admission: A,

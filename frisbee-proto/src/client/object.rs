@@ -173,11 +173,6 @@ impl Incoming {
             .chain(blocks.map(Unit::Block))
     }
 
-    /// Whether nothing is there yet.
-    pub(super) fn is_empty(&self) -> bool {
-        self.have.is_empty() && self.nodes.is_empty() && self.held.is_empty()
-    }
-
     fn shape(&self) -> Shape {
         self.layout.shape()
     }

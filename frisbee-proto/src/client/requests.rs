@@ -5,8 +5,9 @@ use crate::wire::{Item, RequestItems};
 
 /// Most REQUESTs at a time: some 40 objects with losses all over. What does not fit is asked for a little later.
 const MAX_REQUESTS: usize = 8;
-/// Blocks between two missing ones from which on a second bitmap is shorter than one over both.
-const GAP: u32 = RequestItems::ITEM_BYTES as u32 * 8;
+/// Blocks between two missing ones from which on a second bitmap is shorter than one over both (12 bytes, as many as
+/// an item has beside its bitmap).
+const GAP: u32 = 96;
 /// Most bytes of one bitmap: a chunk of 2 MiB with its header fits.
 const MAX_BITMAP: usize = 320;
 
@@ -104,8 +105,8 @@ mod tests {
                 let Message::Request(_, items) = wire::decode(&datagram).unwrap().message else { panic!() };
                 for item in items {
                     let Item::Blocks { object: 7, first, bitmap } = item else { panic!("{item:?}") };
-                    let bits = bitmap.iter().enumerate();
-                    let bits = bits.flat_map(|(i, byte)| (0..8).filter(move |b| byte >> b & 1 == 1).map(move |b| i as u32 * 8 + b));
+                    let bits = (0..).zip(bitmap);
+                    let bits = bits.flat_map(|(i, byte)| (0..8).filter(move |b| byte >> b & 1 == 1).map(move |b| i * 8 + b));
                     for bit in bits {
                         prop_assert!(asked.insert(first + bit));
                     }

@@ -23,8 +23,8 @@ pub(super) struct Known {
     /// The newest ANNOUNCE; promises that have come true since are taken out of it.
     pub(super) announce: Announce,
     heard: Instant,
-    /// Something new came from it.
-    useful: bool,
+    /// When something new came from it.
+    useful: Option<Instant>,
     /// It was asked, and left because nothing came.
     failed: bool,
 }
@@ -33,11 +33,6 @@ impl Known {
     /// Number of its run.
     pub(super) fn stream(&self) -> u16 {
         self.stream
-    }
-
-    /// How long it may be asked in vain: longer if it has ever delivered anything.
-    pub(super) fn patience(&self) -> Duration {
-        if self.useful { DEAD } else { STALLED }
     }
 
     /// Where it takes requests.
@@ -131,7 +126,7 @@ impl Servers {
             others.map(|(index, _)| index).collect()
         };
         let victim = random.choice(victims(&|known| known.failed || silent(known)));
-        match victim.or_else(|| random.choice(victims(&|known| !known.useful))) {
+        match victim.or_else(|| random.choice(victims(&|known| known.useful.is_none()))) {
             Some(victim) => {
                 self.known[victim] = new;
                 Heard::New
@@ -148,32 +143,47 @@ impl Servers {
         self.known[index].sequence.take(sequence) && index == self.current
     }
 
-    /// Something new came from this server.
-    pub(super) fn useful(&mut self, source: SocketAddr, stream: u16) {
-        if let Some(index) = self.find(source, stream) {
-            (self.known[index].useful, self.known[index].failed) = (true, false);
-        }
+    /// Something new came from this server. True if it is the one being asked.
+    pub(super) fn useful(&mut self, now: Instant, source: SocketAddr, stream: u16) -> bool {
+        let Some(index) = self.find(source, stream) else {
+            return false;
+        };
+        (self.known[index].useful, self.known[index].failed) = (Some(now), false);
+        index == self.current
     }
 
-    /// The present server was asked in vain: goes over to another one that was heard lately, one that has not failed
-    /// yet if there is any. False if there is none at all.
+    /// How long the present server may be asked in vain: longer if it has delivered before, and no other one does now.
+    pub(super) fn patience(&self, now: Instant) -> Duration {
+        let others = (0..self.known.len()).filter(|&index| index != self.current);
+        let replaceable = self.current().useful.is_none() || self.delivering(now, others).is_some();
+        if replaceable { STALLED } else { DEAD }
+    }
+
+    /// The present server was asked in vain: goes over to another one. The best is one that delivers to others, then
+    /// one that has not failed yet; it has to have been heard lately. False if there is none.
     pub(super) fn change(&mut self, now: Instant, random: &mut fastrand::Rng) -> bool {
         let fresh = |known: &Known| now.saturating_duration_since(known.heard) <= SILENT;
-        let others = |with_failed: bool| -> Vec<usize> {
-            let known = self.known.iter().enumerate();
-            let usable = known.filter(|(_, known)| fresh(known) && (with_failed || !known.failed));
-            usable
-                .map(|(index, _)| index)
-                .filter(|&index| index != self.current)
-                .collect()
-        };
-        let next = random
-            .choice(others(false))
-            .or_else(|| random.choice(others(true)));
+        let others = (0..self.known.len()).filter(|&index| index != self.current);
+        let fresh: Vec<usize> = others.filter(|&index| fresh(&self.known[index])).collect();
+        let untried = fresh
+            .iter()
+            .copied()
+            .filter(|&index| !self.known[index].failed);
+        let next = self
+            .delivering(now, fresh.iter().copied())
+            .or_else(|| random.choice(untried.collect::<Vec<_>>()))
+            .or_else(|| random.choice(fresh));
         let Some(next) = next else { return false };
         self.known[self.current].failed = true;
         self.current = next;
         true
+    }
+
+    /// Of these servers the one that delivered something last, if that was lately.
+    fn delivering(&self, now: Instant, of: impl Iterator<Item = usize>) -> Option<usize> {
+        let last = of.max_by_key(|&index| self.known[index].useful)?;
+        let useful = self.known[last].useful?;
+        (now.saturating_duration_since(useful) <= STALLED).then_some(last)
     }
 
     fn find(&self, source: SocketAddr, stream: u16) -> Option<usize> {
@@ -198,7 +208,7 @@ impl Known {
             sequence,
             announce,
             heard: now,
-            useful: false,
+            useful: None,
             failed: false,
         }
     }
@@ -225,7 +235,7 @@ mod tests {
         let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
         let mut servers = Servers::new(now, address(1), 1, 0, announce());
         servers.announce(now, address(2), 2, 0, announce(), &mut random);
-        servers.useful(address(2), 2);
+        servers.useful(now, address(2), 2);
         for port in 3..2000 {
             servers.announce(now, address(port), 9, 0, announce(), &mut random);
             assert!(servers.known.len() <= MAX_KNOWN);
@@ -233,7 +243,7 @@ mod tests {
         assert!(servers.find(address(1), 1).is_some(), "the present one");
         assert!(servers.find(address(2), 2).is_some(), "the useful one");
         assert!(servers.change(now, &mut random));
-        assert_ne!(servers.current().source, address(1));
+        assert_eq!(servers.current().source, address(2), "it delivers");
         assert!(
             !servers.change(now + SILENT * 2, &mut random),
             "none was heard lately"

@@ -19,8 +19,8 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.
 pub(super) const PATIENCE: Duration = Duration::from_millis(500);
-/// After so long without anything useful another server is asked, if this one never delivered anything, or if the
-/// other one is new.
+/// After so long without anything useful another server is asked, if this one never delivered anything, if another
+/// one does, or if another one is new.
 pub(super) const STALLED: Duration = Duration::from_millis(200);
 /// And after so long in any case.
 pub(super) const DEAD: Duration = Duration::from_secs(1);

@@ -1,9 +1,11 @@
 //! The server: merges requests, serves them in one rotating order at the paced rate, and announces the image.
 
+mod announcer;
 mod cache;
 mod history;
 mod pacing;
 mod rate;
+mod types;
 mod wanted;
 
 use std::net::SocketAddr;
@@ -11,26 +13,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chunkfmt::BLOCK_SIZE;
-use chunkfmt::tree::Tree;
 
+use self::announcer::Announcer;
 use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
 use self::rate::Rate;
+pub use self::types::{Image, Loaded, Report, ServerConfig, ServerOutput, ServerStats, Transmit};
 use self::wanted::{Candidate, Wanted};
 use crate::layout::{Layout, Unit};
-use crate::wire::{self, Announce, Item, Message, RequestHead, SEGMENT_SIZE, Stream};
+use crate::wire::{self, Announce, Item, Message, SEGMENT_SIZE, Stream};
 use crate::{Error, FRAMING, ObjectInfo};
-
-/// When the queue has run dry or has just been filled, ANNOUNCEs come after so long, then after twice as long each
-/// time: what they tell is urgent, and one may be lost.
-const ANNOUNCE_FIRST: Duration = Duration::from_millis(10);
-/// At most so long while there is something to send: promises and loss are known that soon.
-const ANNOUNCE_ACTIVE: Duration = Duration::from_millis(100);
-/// At most so long otherwise: how long a new client waits for its first one.
-const ANNOUNCE_IDLE: Duration = Duration::from_secs(1);
-/// ANNOUNCEs take at most one part in this many of the rate.
-const ANNOUNCE_SHARE: u64 = 20;
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
@@ -39,125 +32,6 @@ const WORK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Candidates of each kind for which objects are loaded ahead.
 const PREFETCH: usize = 3;
-
-/// What a server serves.
-#[derive(Clone, Debug)]
-pub struct Image {
-    /// The image's UUID; stands in every datagram.
-    pub uuid: [u8; 16],
-    /// The signed 1 KiB block that begins the manifest, as it stands in the file.
-    pub head: Box<[u8; 1024]>,
-    /// Object 0 (image header and manifest body), then every chunk.
-    pub objects: Vec<ObjectInfo>,
-}
-
-/// How a server behaves. `ServerConfig::default()` is what a daemon without options uses, but for the seed.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// Rate never exceeded, in bits per second on the wire ([`crate::FRAMING`] included). `None`: what clients keep up
-    /// with, from 200 Mbit/s upwards.
-    pub ceiling: Option<u64>,
-    /// Most datagrams in one [`Transmit`], 1 to 60 (at most 65,000 bytes, what UDP segmentation offload takes).
-    pub max_segments: usize,
-    /// Bytes of loaded objects that the server keeps (object 0 beside them); at least the largest object is kept.
-    pub cache_bytes: usize,
-    /// Where clients send requests, if not to the source address of the server's datagrams.
-    pub request_address: Option<SocketAddr>,
-    /// Seed of everything random, from the system's random source: the number of this run's stream comes from it, and
-    /// a restarted server must have another one.
-    pub seed: u64,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            ceiling: None,
-            max_segments: 60,
-            cache_bytes: 32 << 20,
-            request_address: None,
-            seed: 0,
-        }
-    }
-}
-
-/// One object in memory, with the tree that its proofs are taken from.
-#[derive(Debug)]
-pub struct Loaded {
-    bytes: Vec<u8>,
-    tree: Tree,
-}
-
-impl Loaded {
-    /// Hashes an object's bytes (on the caller's thread). `None` unless they are a whole, non-zero number of blocks.
-    pub fn new(bytes: Vec<u8>) -> Option<Self> {
-        let tree = Tree::build(&bytes)?;
-        Some(Self { bytes, tree })
-    }
-}
-
-/// What a REQUEST said about its client: for progress displays, of no consequence to the server, and not authenticated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Random number of the client's run.
-    pub client: u64,
-    /// The client has everything and will ask no more.
-    pub done: bool,
-    /// Datagrams of this server received since the client's last REQUEST.
-    pub received: u32,
-    /// Datagrams missing among them.
-    pub lost: u32,
-    /// Blocks that the client has free buffers for.
-    pub free_blocks: u32,
-    /// Objects that the client has, object 0 included.
-    pub objects_done: u32,
-}
-
-/// What the caller of [`Server::poll`] has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerOutput {
-    /// Send what is in the buffer to the group.
-    Transmit(Transmit),
-    /// Read this object and call [`Server::handle_loaded`] or [`Server::handle_load_failed`]; no hurry, others may
-    /// be asked for meanwhile.
-    Load(u32),
-    /// Nothing to do until this instant or the next input.
-    Wait(Option<Instant>),
-}
-
-/// A batch of datagrams of equal size in the caller's buffer, fit for `UDP_SEGMENT`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Bytes of each datagram; the buffer holds a whole number of them.
-    pub segment: usize,
-    /// Datagrams in the buffer.
-    pub datagrams: usize,
-}
-
-/// Counters since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ServerStats {
-    /// Datagrams sent, of every kind.
-    pub datagrams: u64,
-    /// Bytes sent, [`crate::FRAMING`] included.
-    pub wire_bytes: u64,
-    /// DATA datagrams sent.
-    pub blocks: u64,
-    /// Those of them sent to repair an object rather than as part of a whole one.
-    pub repair_blocks: u64,
-    /// PROOF datagrams sent.
-    pub proofs: u64,
-    /// ANNOUNCE datagrams sent.
-    pub announces: u64,
-    /// REQUESTs understood.
-    pub requests: u64,
-    /// Datagrams dropped: not a REQUEST for this image, wrong lengths, or objects and blocks that do not exist.
-    pub rejected: u64,
-    /// REQUESTs dropped because there were too many at once.
-    pub overload: u64,
-    /// Objects that could not be loaded, or were not what the manifest says.
-    pub load_failures: u64,
-}
 
 /// The server of one image on one group. Keeps nothing per client; see the crate's documentation for the contract.
 #[derive(Debug)]
@@ -175,9 +49,7 @@ pub struct Server {
     pacer: Pacer,
     /// Sequence of the next datagram; the wire carries the lower 32 bits.
     sequence: u64,
-    announced: Option<Instant>,
-    /// From one ANNOUNCE to the next.
-    interval: Duration,
+    announcer: Announcer,
     work: usize,
     work_since: Instant,
     stats: ServerStats,
@@ -211,8 +83,7 @@ impl Server {
             rate: Rate::new(now, config.ceiling),
             pacer: Pacer::new(now),
             sequence: random.u32(..).into(),
-            announced: None,
-            interval: ANNOUNCE_FIRST,
+            announcer: Announcer::new(),
             work: 0,
             work_since: now,
             stats: ServerStats::default(),
@@ -258,12 +129,10 @@ impl Server {
         for item in &items {
             self.want(now, item, heard);
         }
-        if !items.is_empty() {
-            // The queue was empty: clients that start now are told soon, in case they missed the last ANNOUNCE. It
-            // still is: all that was asked for is in flight, and this client has missed the end of the queue.
-            if was_dry {
-                self.interval = ANNOUNCE_FIRST;
-            }
+        if was_dry && !items.is_empty() {
+            // Clients that start now are told soon, in case they missed the last ANNOUNCE. If the queue is still
+            // empty all that was asked for is in flight, and this client has missed the end of the queue.
+            self.announcer.hurry();
         }
         Some(Report::new(&head))
     }
@@ -379,24 +248,9 @@ impl Server {
     }
 
     fn announce_at(&self, now: Instant) -> Instant {
-        let Some(last) = self.announced else {
-            return now;
-        };
-        let interval = self.interval.min(self.longest_interval());
         let rate = self.rate.rate();
-        let least = pacing::wire_time(
-            (wire::ANNOUNCE_SIZE + FRAMING) as u64 * ANNOUNCE_SHARE,
-            rate,
-        );
-        (last + interval.max(least)).max(self.pacer.ready(2, rate))
-    }
-
-    fn longest_interval(&self) -> Duration {
-        if self.wanted.is_empty() {
-            ANNOUNCE_IDLE
-        } else {
-            ANNOUNCE_ACTIVE
-        }
+        let due = self.announcer.due(now, self.wanted.is_empty(), rate);
+        due.max(self.pacer.ready(2, rate))
     }
 
     fn announce(&mut self, now: Instant, buffer: &mut Vec<u8>) -> ServerOutput {
@@ -419,8 +273,7 @@ impl Server {
         let sequence = self.next_sequence();
         self.stream
             .announce(buffer, sequence, &announce, &self.image.head);
-        self.announced = Some(now);
-        self.interval = (self.interval * 2).min(self.longest_interval());
+        self.announcer.sent(now, self.wanted.is_empty());
         self.stats.announces += 1;
         self.transmit(now, buffer, 1)
     }
@@ -472,7 +325,7 @@ impl Server {
             }
         }
         if self.wanted.is_empty() {
-            self.interval = ANNOUNCE_FIRST;
+            self.announcer.hurry();
         }
         self.transmit(now, buffer, datagrams)
     }
@@ -482,11 +335,11 @@ impl Server {
         let (Some(job), Some(loaded)) = (self.wanted.job(), self.sending.clone()) else {
             return false;
         };
-        let (object, repair) = (job.object, job.repair);
+        let (object, repair, layout) = (job.object, job.repair, job.layout);
         let Some(number) = self.wanted.next_unit() else {
             return false;
         };
-        match self.layout(object).and_then(|layout| layout.unit(number)) {
+        match layout.unit(number) {
             Some(Unit::Block(block)) => {
                 let Some(bytes) = loaded.block(block) else {
                     return false;
@@ -530,34 +383,6 @@ impl Server {
         self.stats.datagrams += datagrams as u64;
         self.stats.wire_bytes += wire_bytes;
         ServerOutput::Transmit(Transmit { segment, datagrams })
-    }
-}
-
-impl Loaded {
-    fn block(&self, block: u32) -> Option<&[u8; BLOCK_SIZE]> {
-        let start = usize::try_from(block).ok()?.checked_mul(BLOCK_SIZE)?;
-        self.bytes.get(start..)?.first_chunk()
-    }
-}
-
-impl Report {
-    fn new(head: &RequestHead) -> Self {
-        let RequestHead {
-            client,
-            done,
-            received,
-            lost,
-            free_blocks,
-            objects_done,
-        } = *head;
-        Self {
-            client,
-            done,
-            received,
-            lost,
-            free_blocks,
-            objects_done,
-        }
     }
 }
 

@@ -161,11 +161,13 @@ mod tests {
             }
         }
 
-        fn run(&mut self, intervals: u32, capacity: u64, random: f64) -> u64 {
+        /// `random` is in percent.
+        fn run(&mut self, intervals: u32, capacity: u64, random: u64) -> u64 {
             for _ in 0..intervals {
-                let rate = self.rate.rate();
-                let through = (1.0 - random) * (capacity as f64 / rate as f64).min(1.0);
-                let received = (10_000.0 * through) as u32;
+                let rate = u128::from(self.rate.rate());
+                let through =
+                    u128::from(capacity).min(rate) * 100 * u128::from(100 - random) / rate;
+                let received = u32::try_from(through).unwrap();
                 self.reports(&[(received, 10_000 - received)]);
             }
             self.rate.rate()
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn random_loss_of_five_percent_does_not_lower_it() {
         assert_eq!(
-            Path::new(Some(1_000_000_000)).run(50, u64::MAX, 0.05),
+            Path::new(Some(1_000_000_000)).run(50, u64::MAX, 5),
             1_000_000_000
         );
     }
@@ -192,20 +194,20 @@ mod tests {
     #[test]
     fn heavy_random_loss_lowers_it_once() {
         let mut path = Path::new(Some(1_000_000_000));
-        assert_eq!(path.run(1, u64::MAX, 0.25), 750_000_000);
-        assert_eq!(path.run(10, u64::MAX, 0.25), 1_000_000_000);
-        assert_eq!(path.run(100, u64::MAX, 0.25), 1_000_000_000);
-        path.run(100, u64::MAX, 0.0);
-        assert_eq!(path.run(1, u64::MAX, 0.25), 750_000_000, "it was forgotten");
+        assert_eq!(path.run(1, u64::MAX, 25), 750_000_000);
+        assert_eq!(path.run(10, u64::MAX, 25), 1_000_000_000);
+        assert_eq!(path.run(100, u64::MAX, 25), 1_000_000_000);
+        path.run(100, u64::MAX, 0);
+        assert_eq!(path.run(1, u64::MAX, 25), 750_000_000, "it was forgotten");
     }
 
     #[test]
     fn a_full_link_brings_it_to_what_the_link_carries() {
         let mut path = Path::new(None);
         for capacity in [1_000_000_000, 100_000_000, 400_000_000] {
-            path.run(300, capacity, 0.02);
+            path.run(300, capacity, 2);
             for _ in 0..100 {
-                let rate = path.run(1, capacity, 0.02);
+                let rate = path.run(1, capacity, 2);
                 assert!(
                     rate > capacity / 10 * 8 && rate < capacity / 10 * 13,
                     "{rate} of {capacity}"
@@ -219,11 +221,7 @@ mod tests {
         let mut path = Path::new(Some(1_000_000_000));
         (0..200).for_each(|_| path.reports(&[(0, 1_000_000)]));
         assert_eq!(path.rate.rate(), FLOOR);
-        assert_eq!(
-            path.run(200, u64::MAX, 0.0),
-            1_000_000_000,
-            "and it recovers"
-        );
+        assert_eq!(path.run(200, u64::MAX, 0), 1_000_000_000, "and it recovers");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(super) struct Job {
     pub(super) object: u32,
     /// Only some of its units.
     pub(super) repair: bool,
+    pub(super) layout: Layout,
     units: Bits,
     next: u32,
 }
@@ -171,6 +172,7 @@ impl Wanted {
         self.job = Some(Job {
             object,
             repair,
+            layout: *layout,
             units,
             next: 0,
         });
@@ -269,10 +271,8 @@ mod tests {
             history.note(1, unit, sequence);
         }
         wanted.want_whole(1, &layout, history.in_flight(1, 1020));
-        assert_eq!(
-            wanted.repairs[&1].iter().collect::<Vec<_>>(),
-            (0..20).collect::<Vec<_>>()
-        );
+        assert_eq!(wanted.repairs[&1].count(), 20);
+        assert_eq!(wanted.repairs[&1].next_clear(0), Some(20));
         while wanted.next_unit().is_some() {}
         assert_eq!(order(&mut wanted, &layout), [(1, 20)]);
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use frisbee_proto::wire::{self, Announce, Item, Message, RequestHead, RequestItems, Stream};
 
+use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{Forger, Golden, SEEDS, Setup, World};
+use crate::world::{Forger, SEEDS, Setup, World};
 
 const RATE: Option<u64> = Some(200_000_000);
 

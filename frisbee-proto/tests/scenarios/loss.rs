@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::golden::Golden;
 use crate::link::{Loss, Quality};
-use crate::world::{Golden, SEEDS, Setup, World};
+use crate::world::{SEEDS, Setup, World};
 
 /// Expected transmissions per block until each of `clients` has it, each losing `loss` of them independently.
 fn bound(loss: f64, clients: i32) -> f64 {

@@ -2,8 +2,11 @@
 //!
 //! Every scenario runs from several seeds; a failure names its seed, and the same seed runs the same again.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod credit;
 mod forgery;
+mod golden;
 mod link;
 mod loss;
 mod servers;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{Golden, SEEDS, Setup, World};
+use crate::world::{SEEDS, Setup, World};
 
 const RATE: Option<u64> = Some(200_000_000);
 
@@ -25,7 +26,7 @@ fn a_server_that_is_restarted_carries_on() {
         let (again, address) = (golden.clone(), world.hosts[first].address);
         world.at(Duration::from_millis(900), move |world| world.kill(first));
         world.at(Duration::from_millis(2900), move |world| {
-            _ = world.serve_at(&again, RATE, address)
+            _ = world.serve_at(&again, RATE, address);
         });
         world.run();
         assert!(world.overhead() < 1.3, "seed {seed}: {}", world.overhead());
@@ -55,7 +56,7 @@ fn another_server_takes_over_when_one_dies() {
         }
         let second = golden.clone();
         world.at(Duration::from_millis(300), move |world| {
-            _ = world.serve(&second, RATE)
+            _ = world.serve(&second, RATE);
         });
         world.at(Duration::from_millis(900), move |world| world.kill(first));
         world.run();

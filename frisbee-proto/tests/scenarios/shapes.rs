@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use frisbee_proto::{Error, Image, ObjectInfo, Server, ServerConfig};
 
+use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{Golden, SEEDS, Setup, World};
+use crate::world::{SEEDS, Setup, World};
 
 fn run(seed: u64, blocks: &[u32], loss: f64) -> World {
     let golden = Golden::new(blocks, seed);

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{Golden, SEEDS, Setup, World};
+use crate::world::{SEEDS, Setup, World};
 
 const RATE: Option<u64> = Some(200_000_000);
 

@@ -8,103 +8,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chunkfmt::BLOCK_SIZE;
-use chunkfmt::tree::Tree;
 use frisbee_proto::wire;
 use frisbee_proto::{
-    Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Image,
-    Loaded, ObjectInfo, Server, ServerConfig, ServerOutput,
+    Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Server, ServerConfig,
+    ServerOutput,
 };
 
+use crate::golden::{Golden, Owner};
 use crate::link::{Link, Quality};
 
 /// Every scenario's runs: a failure names the one it happened in.
 pub(crate) const SEEDS: std::ops::Range<u64> = 0..4;
-
-/// An image of random bytes.
-#[derive(Clone, Debug)]
-pub(crate) struct Golden {
-    pub(crate) image: Image,
-    pub(crate) objects: Vec<Arc<Loaded>>,
-    bytes: Vec<Vec<u8>>,
-}
-
-impl Golden {
-    /// With objects of these many blocks, object 0 first.
-    pub(crate) fn new(blocks: &[u32], seed: u64) -> Arc<Self> {
-        let mut random = fastrand::Rng::with_seed(seed ^ 0x601d);
-        let mut fill = |length: usize| {
-            let mut bytes = vec![0; length];
-            random.fill(&mut bytes);
-            bytes
-        };
-        let head = fill(1024).try_into().unwrap();
-        let uuid = fill(16).try_into().unwrap();
-        let bytes: Vec<_> = blocks
-            .iter()
-            .map(|&blocks| fill(blocks as usize * BLOCK_SIZE))
-            .collect();
-        let info = |bytes: &Vec<u8>| {
-            let tree = Tree::build(bytes).unwrap();
-            ObjectInfo {
-                blocks: tree.shape().blocks(),
-                root: tree.root(),
-            }
-        };
-        let image = Image {
-            uuid,
-            head,
-            objects: bytes.iter().map(info).collect(),
-        };
-        let objects = bytes
-            .iter()
-            .map(|bytes| Arc::new(Loaded::new(bytes.clone()).unwrap()))
-            .collect();
-        Arc::new(Self {
-            image,
-            objects,
-            bytes,
-        })
-    }
-
-    /// An ordinary image: `chunks` chunks of 513 to 2065 blocks, 32 MiB at 20 chunks.
-    pub(crate) fn usual(chunks: usize, seed: u64) -> Arc<Self> {
-        let sizes = [2065, 2049, 1200, 2065, 513, 1700];
-        let blocks: Vec<u32> = std::iter::once(9)
-            .chain(sizes.into_iter().cycle().take(chunks))
-            .collect();
-        Self::new(&blocks, seed)
-    }
-
-    pub(crate) fn blocks(&self) -> u64 {
-        self.image
-            .objects
-            .iter()
-            .map(|info| u64::from(info.blocks))
-            .sum()
-    }
-}
-
-/// Admits one head and knows what its manifest says.
-#[derive(Debug)]
-pub(crate) struct Owner(pub(crate) Arc<Golden>);
-
-impl Admission for Owner {
-    fn admit(&mut self, head: &[u8; 1024]) -> Option<Admitted> {
-        let object0 = self.0.image.objects[0];
-        let admitted = Admitted {
-            uuid: self.0.image.uuid,
-            object_blocks: object0.blocks,
-            object_root: object0.root,
-        };
-        (*head == *self.0.image.head).then_some(admitted)
-    }
-
-    fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Vec<ObjectInfo>> {
-        assert_eq!(object0, self.0.bytes[0], "an unverified manifest");
-        Some(self.0.image.objects[1..].to_vec())
-    }
-}
 
 /// How a client of the test is set up.
 #[derive(Clone, Debug)]
@@ -336,7 +250,8 @@ impl World {
             let objects: Vec<u32> = node.got.keys().chain(&node.skipped).copied().collect();
             let mut sorted = objects.clone();
             sorted.sort_unstable();
-            let all: Vec<u32> = (1..node.golden.image.objects.len() as u32).collect();
+            let chunks = (1..).zip(&node.golden.image.objects[1..]);
+            let all: Vec<u32> = chunks.map(|(object, _)| object).collect();
             assert_eq!(sorted, all, "seed {}, client {place}", self.seed);
         }
     }

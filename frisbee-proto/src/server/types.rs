@@ -1,0 +1,158 @@
+//! What goes into a server and comes out of it.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use chunkfmt::BLOCK_SIZE;
+use chunkfmt::tree::Tree;
+
+use crate::ObjectInfo;
+use crate::wire::RequestHead;
+
+/// What a server serves.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The image's UUID; stands in every datagram.
+    pub uuid: [u8; 16],
+    /// The signed 1 KiB block that begins the manifest, as it stands in the file.
+    pub head: Box<[u8; 1024]>,
+    /// Object 0 (image header and manifest body), then every chunk.
+    pub objects: Vec<ObjectInfo>,
+}
+
+/// How a server behaves. `ServerConfig::default()` is what a daemon without options uses, but for the seed.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerConfig {
+    /// Rate never exceeded, in bits per second on the wire ([`crate::FRAMING`] included). `None`: what clients keep up
+    /// with, from 200 Mbit/s upwards.
+    pub ceiling: Option<u64>,
+    /// Most datagrams in one [`Transmit`], 1 to 60 (at most 65,000 bytes, what UDP segmentation offload takes).
+    pub max_segments: usize,
+    /// Bytes of loaded objects that the server keeps (object 0 beside them); at least the largest object is kept.
+    pub cache_bytes: usize,
+    /// Where clients send requests, if not to the source address of the server's datagrams.
+    pub request_address: Option<SocketAddr>,
+    /// Seed of everything random, from the system's random source: the number of this run's stream comes from it, and
+    /// a restarted server must have another one.
+    pub seed: u64,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            ceiling: None,
+            max_segments: 60,
+            cache_bytes: 32 << 20,
+            request_address: None,
+            seed: 0,
+        }
+    }
+}
+
+/// One object in memory, with the tree that its proofs are taken from.
+#[derive(Debug)]
+pub struct Loaded {
+    pub(super) bytes: Vec<u8>,
+    pub(super) tree: Tree,
+}
+
+impl Loaded {
+    /// Hashes an object's bytes (on the caller's thread). `None` unless they are a whole, non-zero number of blocks.
+    pub fn new(bytes: Vec<u8>) -> Option<Self> {
+        let tree = Tree::build(&bytes)?;
+        Some(Self { bytes, tree })
+    }
+}
+
+/// What a REQUEST said about its client: for progress displays, of no consequence to the server, and not authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Random number of the client's run.
+    pub client: u64,
+    /// The client has everything and will ask no more.
+    pub done: bool,
+    /// Datagrams of this server received since the client's last REQUEST.
+    pub received: u32,
+    /// Datagrams missing among them.
+    pub lost: u32,
+    /// Blocks that the client has free buffers for.
+    pub free_blocks: u32,
+    /// Objects that the client has, object 0 included.
+    pub objects_done: u32,
+}
+
+/// What the caller of [`Server::poll`] has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerOutput {
+    /// Send what is in the buffer to the group.
+    Transmit(Transmit),
+    /// Read this object and call [`Server::handle_loaded`] or [`Server::handle_load_failed`]; no hurry, others may
+    /// be asked for meanwhile.
+    Load(u32),
+    /// Nothing to do until this instant or the next input.
+    Wait(Option<Instant>),
+}
+
+/// A batch of datagrams of equal size in the caller's buffer, fit for `UDP_SEGMENT`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Bytes of each datagram; the buffer holds a whole number of them.
+    pub segment: usize,
+    /// Datagrams in the buffer.
+    pub datagrams: usize,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Datagrams sent, of every kind.
+    pub datagrams: u64,
+    /// Bytes sent, [`crate::FRAMING`] included.
+    pub wire_bytes: u64,
+    /// DATA datagrams sent.
+    pub blocks: u64,
+    /// Those of them sent to repair an object rather than as part of a whole one.
+    pub repair_blocks: u64,
+    /// PROOF datagrams sent.
+    pub proofs: u64,
+    /// ANNOUNCE datagrams sent.
+    pub announces: u64,
+    /// REQUESTs understood.
+    pub requests: u64,
+    /// Datagrams dropped: not a REQUEST for this image, wrong lengths, or objects and blocks that do not exist.
+    pub rejected: u64,
+    /// REQUESTs dropped because there were too many at once.
+    pub overload: u64,
+    /// Objects that could not be loaded, or were not what the manifest says.
+    pub load_failures: u64,
+}
+
+impl Loaded {
+    /// One block.
+    pub(super) fn block(&self, block: u32) -> Option<&[u8; BLOCK_SIZE]> {
+        let start = usize::try_from(block).ok()?.checked_mul(BLOCK_SIZE)?;
+        self.bytes.get(start..)?.first_chunk()
+    }
+}
+
+impl Report {
+    pub(super) fn new(head: &RequestHead) -> Self {
+        let RequestHead {
+            client,
+            done,
+            received,
+            lost,
+            free_blocks,
+            objects_done,
+        } = *head;
+        Self {
+            client,
+            done,
+            received,
+            lost,
+            free_blocks,
+            objects_done,
+        }
+    }
+}
