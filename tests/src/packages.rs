@@ -39,6 +39,7 @@ pub const DEMO_TOOLS: &[&str] = &[
 /// What only the measurements need.
 pub const BENCH_TOOLS: &[(&str, &str)] = &[
     ("partclone.ext4", "partclone"),
+    ("time", "time"),
     ("udp-sender", "udpcast"),
     ("zstd", "zstd"),
 ];

@@ -1,2 +1,68 @@
-//! Placeholder.
-fn main() {}
+//! What is done with the project as a whole: show it, test it, measure it, pack it.
+
+mod bench;
+mod cargo;
+mod demo;
+mod dist;
+mod show;
+mod test;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Show, test, measure and pack the project
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Image a golden disk and install it on three clients over loopback multicast, then compare
+    Demo {
+        /// Take this disk as the golden one instead of making one; it is only read
+        #[arg(long, value_name = "FILE|DEVICE")]
+        disk: Option<PathBuf>,
+    },
+    /// Run all checks and tests; as root, install what they need
+    Test,
+    /// Measure beside other tools, in pairs; as root
+    Bench {
+        /// What to measure
+        #[arg(value_enum)]
+        subject: Option<bench::Subject>,
+        /// Pairs of runs
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+        runs: u8,
+    },
+    /// Build release binaries, manual pages and shell completions into target/dist
+    Dist,
+    /// Write manual pages and completions into a directory
+    #[command(hide = true)]
+    Manuals {
+        /// Where to
+        directory: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Demo { disk } => demo::run(disk.as_deref()),
+        Task::Test => test::run_all(),
+        Task::Bench { subject, runs } => bench::run(subject, runs.into()),
+        Task::Dist => dist::run(),
+        Task::Manuals { directory } => dist::manuals(&directory),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

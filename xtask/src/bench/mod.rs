@@ -1,0 +1,44 @@
+//! `cargo xtask bench`: beside other tools, in pairs, in the same minutes, on files of a real system.
+
+mod image;
+mod multicast;
+mod pairs;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use e2e::{need, packages};
+
+use crate::cargo::with_release_binaries;
+use crate::tools;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Subject {
+    /// imagezip and imageunzip beside partclone and zstd
+    Image,
+    /// frisbeed and frisbee-client beside udpcast
+    Multicast,
+}
+
+/// Measures, and prints tables as they stand in docs/PERFORMANCE.md.
+pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
+    ensure!(
+        need::is_root(),
+        "the measurements need root: network namespaces, and packages to compare with"
+    );
+    let programs = packages::TOOLS
+        .iter()
+        .chain(packages::BENCH_TOOLS)
+        .map(|(program, _)| *program);
+    tools::ensure(programs)?;
+    if !with_release_binaries()? {
+        return Ok(());
+    }
+    if subject != Some(Subject::Multicast) {
+        image::run(runs)?;
+    }
+    if subject != Some(Subject::Image) {
+        multicast::run(runs)?;
+    }
+    Ok(())
+}
