@@ -205,9 +205,13 @@ impl Recipe {
         let sector = self.sector_size.to_string();
         let blocks = (self.fat_mib * 1024).to_string();
         let name = disk.to_string_lossy();
+        // mkfs.vfat chooses by the size of the file, not of the partition.
+        let bits = if self.fat_mib < 16 { "12" } else { "16" };
         must(
             "mkfs.vfat",
             [
+                "-F",
+                bits,
                 "-S",
                 &sector,
                 "-n",

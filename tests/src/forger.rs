@@ -111,3 +111,49 @@ impl Forger {
         self.forged.load(Ordering::Relaxed)
     }
 }
+
+/// Datagrams that mean nothing, of any length. Stops when dropped.
+#[derive(Debug)]
+pub struct Noise {
+    sent: Arc<AtomicU64>,
+    _worker: Worker,
+}
+
+impl Noise {
+    /// Sends noise to each of `destinations`, some of it with a header as the protocol has it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start(attacker: &Machine, destinations: &[SocketAddrV4]) -> Result<Self> {
+        let mouth = attacker.netns.enter(|| sender(attacker.address, 0))?;
+        let destinations = destinations.to_vec();
+        let sent = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&sent);
+        let mut rng = Rng::with_seed(8);
+        let worker = Worker::start(move || {
+            for destination in &destinations {
+                let mut bytes = vec![0; rng.usize(..1473)];
+                rng.fill(&mut bytes);
+                if rng.bool() {
+                    for (place, byte) in bytes.iter_mut().zip([1, rng.u8(..6)]) {
+                        *place = byte;
+                    }
+                }
+                if mouth.send_to(&bytes, destination).is_ok() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            // Not to outshout everybody: the network is not what is tested.
+            std::thread::sleep(std::time::Duration::from_micros(500));
+        });
+        Ok(Self {
+            sent,
+            _worker: worker,
+        })
+    }
+
+    /// Datagrams sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+}

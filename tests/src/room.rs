@@ -1,14 +1,15 @@
 //! A room: a switch, and machines at it that can lose packets, each a network namespace.
 
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::command::system;
+use crate::command::{LIMIT, system};
 use crate::netns::{self, Netns};
 
 /// Rooms made by this process.
@@ -85,6 +86,23 @@ impl Room {
 }
 
 impl Machine {
+    /// Waits until a program on this machine has joined a group.
+    ///
+    /// # Errors
+    /// If none does.
+    pub fn joins(&self, group: Ipv4Addr) -> Result<()> {
+        let end = Instant::now() + LIMIT;
+        while !self
+            .netns
+            .ip(&format!("maddress show dev {INTERFACE}"))?
+            .contains(&group.to_string())
+        {
+            ensure!(Instant::now() < end, "nobody joins {group}");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// From now on loses this many of a thousand UDP packets that it receives, and of those that it sends.
     ///
     /// # Errors
