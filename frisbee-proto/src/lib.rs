@@ -13,6 +13,55 @@
 //! Several inputs may be fed before polling, for instance all datagrams of one `recvmmsg`. `poll` is cheap when there
 //! is nothing to do. Time must not go backwards; late calls are harmless.
 //!
+//! ```
+//! # use std::{net::SocketAddr, sync::Arc, time::Instant};
+//! # use frisbee_proto::*;
+//! # struct Trust(ObjectInfo);
+//! # impl Admission for Trust {
+//! #     fn admit(&mut self, head: &[u8; 1024]) -> Option<Admitted> {
+//! #         Some(Admitted { uuid: [7; 16], object_blocks: self.0.blocks, object_root: self.0.root })
+//! #     }
+//! #     fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Vec<ObjectInfo>> { Some(vec![self.0]) }
+//! # }
+//! # let object = Arc::new(Loaded::new(vec![1; 40 * 1024]).unwrap());
+//! # let objects = vec![object.info(); 2];
+//! # let image = Image { uuid: [7; 16], head: Box::new([0; 1024]), objects };
+//! # let mut now = Instant::now();
+//! let mut server = Server::new(now, ServerConfig { seed: 1, ..ServerConfig::default() }, image)?;
+//! let mut client = Client::new(now, ClientConfig { seed: 2, ..ClientConfig::default() }, Trust(object.info()));
+//! let (from, mut buffer) = (SocketAddr::from(([10, 0, 0, 1], 7001)), Vec::new());
+//! 'run: loop {
+//!     let server_wakes = loop {
+//!         match server.poll(now, &mut buffer) {
+//!             ServerOutput::Transmit(transmit) => {
+//!                 for datagram in buffer.chunks(transmit.segment) {
+//!                     client.handle_datagram(now, from, datagram); // as if it came from the group
+//!                 }
+//!             }
+//!             ServerOutput::Load(number) => server.handle_loaded(now, number, Arc::clone(&object)),
+//!             ServerOutput::Wait(until) => break until,
+//!         }
+//!     };
+//!     let client_wakes = loop {
+//!         match client.poll(now) {
+//!             ClientOutput::Send { to, datagram } => {
+//!                 assert_eq!(to, from);
+//!                 server.handle_datagram(now, &datagram);
+//!             }
+//!             ClientOutput::Object { object: number, bytes } => {
+//!                 assert_eq!((number, bytes.len()), (1, 40 * 1024));
+//!                 client.release(now, number); // once it is written
+//!             }
+//!             ClientOutput::Event(Event::Finished) => break 'run,
+//!             ClientOutput::Event(event) => println!("{event:?}"),
+//!             ClientOutput::Wait(until) => break until,
+//!         }
+//!     };
+//!     now = server_wakes.into_iter().chain(client_wakes).min().unwrap(); // sleep, or receive
+//! }
+//! # Ok::<(), Error>(())
+//! ```
+//!
 //! # Objects
 //!
 //! What travels are *objects*: object 0 is the image header followed by the manifest body, object `i + 1` is chunk

@@ -127,7 +127,9 @@ impl Server {
         };
         let was_dry = self.wanted.is_empty();
         for item in &items {
-            self.want(now, item, heard);
+            if self.work <= WORK {
+                self.want(now, item, heard);
+            }
         }
         if was_dry && !items.is_empty() {
             // Clients that start now are told soon, in case they missed the last ANNOUNCE. If the queue is still
@@ -139,10 +141,7 @@ impl Server {
 
     /// Takes an object asked for by [`ServerOutput::Load`]. One that is not what the image says counts as failed.
     pub fn handle_loaded(&mut self, now: Instant, object: u32, loaded: Arc<Loaded>) {
-        let genuine = self.info(object).is_some_and(|info| {
-            loaded.tree.root() == info.root && loaded.tree.shape().blocks() == info.blocks
-        });
-        if genuine {
+        if self.info(object) == Some(&loaded.info()) {
             self.cache.insert(object, loaded);
         } else {
             self.handle_load_failed(now, object);

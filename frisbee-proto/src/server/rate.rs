@@ -125,7 +125,9 @@ impl Rate {
         };
         let more = (self.rate / 100).saturating_mul(percent);
         self.rate = more.max(self.rate.saturating_add(1)).min(self.ceiling);
-        self.limit = self.limit.filter(|limit| self.rate < limit / 10 * 12);
+        self.limit = self
+            .limit
+            .filter(|limit| self.rate < (limit / 10).saturating_mul(12));
     }
 
     /// The loss in percent that 90 % of this interval's reports stay under; `None` without reports.

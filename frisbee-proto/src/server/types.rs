@@ -62,6 +62,14 @@ impl Loaded {
         let tree = Tree::build(&bytes)?;
         Some(Self { bytes, tree })
     }
+
+    /// The object's size and root.
+    pub fn info(&self) -> ObjectInfo {
+        ObjectInfo {
+            blocks: self.tree.shape().blocks(),
+            root: self.tree.root(),
+        }
+    }
 }
 
 /// What a REQUEST said about its client: for progress displays, of no consequence to the server, and not authenticated.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use chunkfmt::BLOCK_SIZE;
-use chunkfmt::tree::Tree;
 use frisbee_proto::{Admission, Admitted, Image, Loaded, ObjectInfo};
 
 /// An image of random bytes.
@@ -29,22 +28,14 @@ impl Golden {
             .iter()
             .map(|&blocks| fill(blocks as usize * BLOCK_SIZE))
             .collect();
-        let info = |bytes: &Vec<u8>| {
-            let tree = Tree::build(bytes).unwrap();
-            ObjectInfo {
-                blocks: tree.shape().blocks(),
-                root: tree.root(),
-            }
-        };
+        let load = |bytes: &Vec<u8>| Arc::new(Loaded::new(bytes.clone()).unwrap());
+        let objects: Vec<_> = bytes.iter().map(load).collect();
+        let infos = objects.iter().map(|object| object.info()).collect();
         let image = Image {
             uuid,
             head,
-            objects: bytes.iter().map(info).collect(),
+            objects: infos,
         };
-        let objects = bytes
-            .iter()
-            .map(|bytes| Arc::new(Loaded::new(bytes.clone()).unwrap()))
-            .collect();
         Arc::new(Self {
             image,
             objects,

@@ -90,7 +90,12 @@ fn two_servers_at_once_do_no_harm() {
             );
         }
         world.run();
-        assert!(world.overhead() < 2.5, "seed {seed}: {}", world.overhead());
+        println!(
+            "seed {seed}: sent {:.3}, {:?}",
+            world.overhead(),
+            world.finished()
+        );
+        assert!(world.overhead() < 1.5, "seed {seed}: {}", world.overhead());
     }
 }
 
