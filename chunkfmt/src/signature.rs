@@ -4,7 +4,9 @@ use std::fmt;
 
 use ed25519_dalek::Signer as _;
 use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
-use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
+use ed25519_dalek::pkcs8::{
+    DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey, KeypairBytes,
+};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -59,8 +61,12 @@ impl SigningKey {
     /// # Errors
     /// [`Error::BadKey`] if encoding fails.
     pub fn to_pem(&self) -> Result<Zeroizing<String>, Error> {
-        self.0
-            .to_pkcs8_pem(LineEnding::LF)
+        // Without the public key: OpenSSL 3.0 does not read the form that has it (RFC 5958, version 2).
+        let pair = KeypairBytes {
+            secret_key: self.0.to_bytes(),
+            public_key: None,
+        };
+        pair.to_pkcs8_pem(LineEnding::LF)
             .map_err(|error| Error::BadKey {
                 expected: "an encodable private key",
                 detail: error.to_string(),

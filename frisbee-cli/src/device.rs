@@ -14,8 +14,14 @@ pub struct BlockDevice {
 impl BlockDevice {
     /// The device with this number (`st_rdev`).
     pub fn of(device_number: u64) -> Self {
-        let directory = format!("/sys/dev/block/{}:{}", major(device_number), minor(device_number));
-        Self { directory: fs::canonicalize(&directory).unwrap_or_else(|_| directory.into()) }
+        let directory = format!(
+            "/sys/dev/block/{}:{}",
+            major(device_number),
+            minor(device_number)
+        );
+        Self {
+            directory: fs::canonicalize(&directory).unwrap_or_else(|_| directory.into()),
+        }
     }
 
     /// Bytes of a logical sector; `None` if the kernel does not tell.
@@ -23,13 +29,24 @@ impl BlockDevice {
         // A partition's queue is its disk's.
         [self.directory.clone(), self.directory.join("..")]
             .iter()
-            .find_map(|directory| fs::read_to_string(directory.join("queue/logical_block_size")).ok())
+            .find_map(|directory| {
+                fs::read_to_string(directory.join("queue/logical_block_size")).ok()
+            })
             .and_then(|text| text.trim().parse().ok())
+    }
+
+    /// Whether the kernel lets nobody write to it. Opening it for writing succeeds all the same.
+    pub fn is_read_only(&self) -> bool {
+        fs::read_to_string(self.directory.join("ro")).is_ok_and(|text| text.trim() == "1")
     }
 
     /// The device and its partitions.
     fn family(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path());
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
         let partitions = entries.filter(|path| path.join("partition").exists());
         partitions.chain([self.directory.clone()]).collect()
     }
@@ -40,7 +57,11 @@ impl BlockDevice {
         let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
         let mut users = Vec::new();
         for member in self.family() {
-            let name = member.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = member
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             let number = fs::read_to_string(member.join("dev")).unwrap_or_default();
             let node = format!("/dev/{name}");
             for mount in mounts.lines() {
@@ -48,11 +69,22 @@ impl BlockDevice {
                     users.push(format!("{name} is mounted on {place}"));
                 }
             }
-            if swaps.lines().skip(1).any(|line| line.split_whitespace().next() == Some(node.as_str())) {
+            if swaps
+                .lines()
+                .skip(1)
+                .any(|line| line.split_whitespace().next() == Some(node.as_str()))
+            {
                 users.push(format!("{name} is swap space"));
             }
-            for holder in fs::read_dir(member.join("holders")).into_iter().flatten().flatten() {
-                users.push(format!("{name} is held by {}", holder.file_name().to_string_lossy()));
+            for holder in fs::read_dir(member.join("holders"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                users.push(format!(
+                    "{name} is held by {}",
+                    holder.file_name().to_string_lossy()
+                ));
             }
         }
         users
@@ -74,7 +106,9 @@ fn mount_point<'a>(line: &'a str, number: &str, node: &str) -> Option<&'a str> {
 pub fn loop_device_of(path: &Path) -> Option<String> {
     let wanted = fs::metadata(path).ok()?;
     for entry in fs::read_dir("/sys/block").ok()?.flatten() {
-        let Ok(backing) = fs::read_to_string(entry.path().join("loop/backing_file")) else { continue };
+        let Ok(backing) = fs::read_to_string(entry.path().join("loop/backing_file")) else {
+            continue;
+        };
         let found = fs::metadata(backing.trim_end());
         if found.is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino())) {
             return Some(format!("/dev/{}", entry.file_name().to_string_lossy()));

@@ -21,9 +21,13 @@ impl Interrupt {
         let interrupt = Self::default();
         for signal in [SIGINT, SIGTERM] {
             // Registered first, so that it sees the flag of an earlier signal only.
-            flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, Arc::clone(&interrupt.0))
-                .and_then(|_| flag::register(signal, Arc::clone(&interrupt.0)))
-                .map_err(|error| Failure::new(Exit::Internal, error))?;
+            flag::register_conditional_shutdown(
+                signal,
+                Exit::Interrupted as i32,
+                Arc::clone(&interrupt.0),
+            )
+            .and_then(|_| flag::register(signal, Arc::clone(&interrupt.0)))
+            .map_err(|error| Failure::new(Exit::Internal, error))?;
         }
         Ok(interrupt)
     }
@@ -36,6 +40,13 @@ impl Interrupt {
     /// # Errors
     /// [`Exit::Interrupted`] if a signal has come; `state` says what is left behind.
     pub fn check(&self, state: &str) -> Result<(), Failure> {
-        if self.is_raised() { Err(Failure::new(Exit::Interrupted, format!("interrupted: {state}"))) } else { Ok(()) }
+        if self.is_raised() {
+            Err(Failure::new(
+                Exit::Interrupted,
+                format!("interrupted: {state}"),
+            ))
+        } else {
+            Ok(())
+        }
     }
 }

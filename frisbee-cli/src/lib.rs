@@ -9,5 +9,5 @@ pub mod keys;
 pub mod progress;
 pub mod units;
 
-pub use interrupt::Interrupt;
 pub use exit::{Exit, Failure, run};
+pub use interrupt::Interrupt;

@@ -26,6 +26,12 @@ pub enum Error {
         /// The target.
         path: PathBuf,
     },
+    /// The target is write-protected.
+    #[error("{}: is read-only: name another target, or make it writable", path.display())]
+    ReadOnly {
+        /// The target.
+        path: PathBuf,
+    },
     /// The target is mounted, or something else holds it.
     #[error("{}: is in use ({user}): unmount or stop that first", path.display())]
     InUse {
@@ -103,6 +109,7 @@ impl From<Error> for Failure {
             Error::Format(error) => error.kind().into(),
             Error::Open { .. }
             | Error::Kind { .. }
+            | Error::ReadOnly { .. }
             | Error::InUse { .. }
             | Error::TooSmall { .. }
             | Error::SectorSize { .. }

@@ -85,6 +85,9 @@ impl Target {
             if !users.is_empty() {
                 return Err(in_use(users.join(", ")));
             }
+            if device.is_read_only() {
+                return Err(Error::ReadOnly { path: owned });
+            }
             if let Some(found) = device.sector_size().filter(|&found| found != sector_size) {
                 return Err(Error::SectorSize {
                     path: owned,

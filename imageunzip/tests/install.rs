@@ -85,7 +85,7 @@ impl Image {
         };
         let events = Arc::clone(events);
         Installer::start(&self.context, target, &options, move |event| {
-            events.lock().unwrap().push(event)
+            events.lock().unwrap().push(event);
         })
         .unwrap()
     }
