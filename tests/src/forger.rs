@@ -2,7 +2,9 @@
 //!
 //! Written from the tables of `docs/PROTOCOL.md`, not with the code under test.
 
+use std::fs;
 use std::net::{SocketAddr, SocketAddrV4};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,13 +15,17 @@ use crate::relay::{Worker, join, sender};
 use crate::room::Machine;
 
 const HEADER: usize = 32;
+const ANNOUNCE: u8 = 1;
 const DATA: u8 = 3;
 const PROOF: u8 = 4;
+
+/// Number of the run that the attacker pretends to be.
+const STREAM: u16 = 0x6666;
 
 /// Whose address the forged datagrams come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The attacker's own.
+    /// The attacker's own. Genuine announcements are repeated from there too.
     Own,
     /// The server's: nothing but the content tells them apart.
     Server,
@@ -52,10 +58,10 @@ impl Forger {
                 // An address of its own that it tells nobody: requests still reach the server.
                 let netns = &attacker.netns;
                 netns.enter(|| {
-                    Ok(std::fs::write(
-                        "/proc/sys/net/ipv4/conf/all/arp_ignore",
-                        "1",
-                    )?)
+                    let all = Path::new("/proc/sys/net/ipv4/conf/all");
+                    fs::write(all.join("arp_ignore"), "1")?;
+                    // Else the server's own datagrams would be dropped as spoofed.
+                    Ok(fs::write(all.join("accept_local"), "1")?)
                 })?;
                 netns.ip(&format!("address add {}/32 dev lo", server.ip()))?;
                 let mouth = netns.enter(|| sender(*server.ip(), server.port()))?;
@@ -73,8 +79,16 @@ impl Forger {
                 return;
             };
             let datagram = &buffer[..length];
-            let genuine = from == SocketAddr::V4(server);
-            if !genuine || length != HEADER + 1024 || !matches!(datagram[1], DATA | PROOF) {
+            if from != SocketAddr::V4(server) {
+                return;
+            }
+            if source == Source::Own && datagram.get(1) == Some(&ANNOUNCE) {
+                // The genuine head, as a server that never answers.
+                let mut echo = datagram.to_vec();
+                echo[2..4].copy_from_slice(&STREAM.to_le_bytes());
+                let _ = mouth.send_to(&echo, group);
+            }
+            if length != HEADER + 1024 || !matches!(datagram[1], DATA | PROOF) {
                 return;
             }
             heard += 1;
