@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use chunkfmt::ErrorKind;
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 
 /// The exit codes of all tools. They are part of the interface: scripts depend on them.
@@ -93,11 +94,21 @@ impl From<chunkfmt::Error> for Failure {
     }
 }
 
+/// The limit keeps cores from files, the other from programs that collect them (core(5)).
+fn no_core_dumps() -> Result<(), Failure> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
+        .and_then(|()| set_dumpable(false))
+        .map_err(|error| {
+            Failure::new(
+                Exit::Internal,
+                format!("core dumps cannot be turned off: {error}"),
+            )
+        })
+}
+
 /// Runs a program: no core dumps, since keys are in memory; a failure becomes `NAME: message` and its exit code.
 pub fn run(name: &str, main: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
-    // Fails only for limits that may not be raised; this one is lowered.
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-    match main() {
+    match no_core_dumps().and_then(|()| main()) {
         Ok(()) => ExitCode::from(Exit::Done as u8),
         Err(failure) => {
             let line = failure.message.replace('\n', " ");
