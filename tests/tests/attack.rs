@@ -27,7 +27,7 @@ fn forged(source: Source) -> Result<()> {
         GROUP,
         SocketAddrV4::new(class.server.address, GROUP.port()),
         source,
-        10,
+        2,
     )?;
     let students = class.students(&scene)?;
     for student in students {
