@@ -154,7 +154,7 @@ impl Cli {
                     progress.advance(plain_bytes);
                 }
                 Event::Refused { index, error } => {
-                    drop(sender.send(Message::Refused { index, error }))
+                    drop(sender.send(Message::Refused { index, error }));
                 }
                 Event::Failed => drop(sender.send(Message::WriteFailed)),
             }

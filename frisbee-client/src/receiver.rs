@@ -203,7 +203,7 @@ impl Drive {
                     }
                 }
                 Wake::Datagrams(Err(error)) => {
-                    self.trouble(now, &format!("cannot receive: {error}"))
+                    self.trouble(now, &format!("cannot receive: {error}"));
                 }
                 Wake::Control(Some(Control::Release(index))) => self.release(now, index),
                 Wake::Control(Some(Control::Stop) | None) => return Ok(()),
