@@ -96,7 +96,7 @@ fn features_of_ext_filesystems() -> Result<()> {
         "-t ext4 -O ^metadata_csum,^uninit_bg",
         "-t ext4 -b 1024 -O sparse_super2",
         "-t ext4 -b 1024 -g 1024 -G 4",
-        "-t ext4 -O ^has_journal,^extent",
+        "-t ext4 -O ^has_journal,^extent,^64bit",
     ] {
         let recipe = Recipe {
             table: Table::None,
