@@ -13,6 +13,7 @@ pub(super) struct History {
     /// Objects by the age of their entry.
     order: BTreeMap<u64, u32>,
     units: usize,
+    clock: u64,
 }
 
 #[derive(Debug)]
@@ -26,10 +27,10 @@ struct Entry {
 }
 
 impl History {
-    /// An object of so many units is being sent from `sequence` on: older objects are forgotten if need be.
-    pub(super) fn begin(&mut self, object: u32, units: u32, sequence: u64) {
-        // Every job has at least one unit, so no two begin at the same sequence.
-        let stamp = sequence;
+    /// An object of so many units is going to be sent: older objects are forgotten if need be.
+    pub(super) fn begin(&mut self, object: u32, units: u32) {
+        self.clock += 1;
+        let stamp = self.clock;
         if let Some(entry) = self.objects.get_mut(&object) {
             self.order.remove(&entry.stamp);
             entry.stamp = stamp;
@@ -110,7 +111,7 @@ mod tests {
     #[test]
     fn only_what_the_client_had_not_heard_is_in_flight() {
         let mut history = History::default();
-        history.begin(3, 10, 100);
+        history.begin(3, 10);
         history.note(3, 0, 100);
         history.note(3, 1, 101);
         assert!(history.in_flight(3, 101).contains(1));
@@ -124,15 +125,15 @@ mod tests {
     fn memory_is_bounded_and_the_newest_stay() {
         let mut history = History::default();
         for object in 0..1000 {
-            history.begin(object, 2000, u64::from(object) + 1);
+            history.begin(object, 2000);
             history.note(object, 7, u64::from(object) + 1);
             assert!(history.units <= CAPACITY);
         }
-        history.begin(990, 2000, 5000);
+        history.begin(990, 2000);
         assert_eq!(history.units, history.objects.len() * 2000);
         assert!(history.in_flight(999, 0).contains(7) && history.in_flight(990, 0).contains(7));
         assert!(history.in_flight(0, 0).is_empty());
-        history.begin(1, u32::try_from(CAPACITY).unwrap() + 1, 6000);
+        history.begin(1, u32::try_from(CAPACITY).unwrap() + 1);
         assert_eq!(
             history.objects.len(),
             1,

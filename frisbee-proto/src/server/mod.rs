@@ -43,8 +43,6 @@ pub struct Server {
     wanted: Wanted,
     history: History,
     cache: Cache,
-    /// The object of the present job.
-    sending: Option<Arc<Loaded>>,
     rate: Rate,
     pacer: Pacer,
     /// Sequence of the next datagram; the wire carries the lower 32 bits.
@@ -79,7 +77,6 @@ impl Server {
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
-            sending: None,
             rate: Rate::new(now, config.ceiling),
             pacer: Pacer::new(now),
             sequence: random.u32(..).into(),
@@ -293,15 +290,21 @@ impl Server {
 
     /// Whether there is something to send that is loaded; begins with the next object if need be.
     fn has_unit(&mut self) -> bool {
-        if self.wanted.job().is_some() {
+        let load = |candidate: Candidate| Some((candidate, self.cache.get(candidate.object)?));
+        let interruption = self.wanted.interruption().and_then(load);
+        if interruption.is_none() && self.wanted.is_sending() {
             return true;
         }
         // Whole objects keep their order and wait for the first of them; of repairs any will do.
         let mut whole_seen = false;
-        let ready = self.wanted.candidates(PREFETCH).find_map(|candidate| {
-            let out_of_turn = candidate.whole && std::mem::replace(&mut whole_seen, true);
-            let loaded = self.cache.get(candidate.object).filter(|_| !out_of_turn)?;
-            Some((candidate, loaded))
+        let mut in_turn =
+            |candidate: &Candidate| !candidate.whole || !std::mem::replace(&mut whole_seen, true);
+        let ready = interruption.or_else(|| {
+            let mut candidates = self
+                .wanted
+                .candidates(PREFETCH)
+                .filter(|candidate| in_turn(candidate));
+            candidates.find_map(load)
         });
         let Some((candidate, loaded)) = ready else {
             return false;
@@ -309,10 +312,8 @@ impl Server {
         let Some(layout) = self.layout(candidate.object) else {
             return false;
         };
-        self.sending = Some(loaded);
-        self.history
-            .begin(candidate.object, layout.units(), self.sequence);
-        self.wanted.begin(candidate, &layout);
+        self.history.begin(candidate.object, layout.units());
+        self.wanted.begin(candidate, layout, loaded);
         true
     }
 
@@ -331,14 +332,11 @@ impl Server {
 
     /// Appends the next unit of the present job as a datagram. False for one that cannot exist.
     fn append_unit(&mut self, buffer: &mut Vec<u8>) -> bool {
-        let (Some(job), Some(loaded)) = (self.wanted.job(), self.sending.clone()) else {
+        let Some(next) = self.wanted.next_unit() else {
             return false;
         };
-        let (object, repair, layout) = (job.object, job.repair, job.layout);
-        let Some(number) = self.wanted.next_unit() else {
-            return false;
-        };
-        match layout.unit(number) {
+        let (object, loaded) = (next.object, next.loaded);
+        match next.layout.unit(next.unit) {
             Some(Unit::Block(block)) => {
                 let Some(bytes) = loaded.block(block) else {
                     return false;
@@ -346,7 +344,7 @@ impl Server {
                 let sequence = self.next_sequence();
                 self.stream.data(buffer, sequence, object, block, bytes);
                 self.stats.blocks += 1;
-                self.stats.repair_blocks += u64::from(repair);
+                self.stats.repair_blocks += u64::from(next.repair);
             }
             Some(Unit::Node(node)) => {
                 let Some(children) = loaded.tree.node(&loaded.bytes, node) else {
@@ -358,7 +356,7 @@ impl Server {
             }
             None => return false,
         }
-        self.history.note(object, number, self.sequence - 1);
+        self.history.note(object, next.unit, self.sequence - 1);
         true
     }
 

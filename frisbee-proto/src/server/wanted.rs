@@ -5,7 +5,9 @@
 //! after one object's worth of them a whole object has its turn: repairs that a forger asks for starve nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use super::Loaded;
 use super::history::InFlight;
 use crate::bits::Bits;
 use crate::layout::Layout;
@@ -18,7 +20,8 @@ const REPAIRS_IN_A_ROW: u32 = 2048;
 pub(super) struct Wanted {
     whole: BTreeSet<u32>,
     repairs: BTreeMap<u32, Bits>,
-    job: Option<Job>,
+    /// The object being sent; or object 0, and behind it the object that it interrupts.
+    jobs: Vec<Job>,
     /// Where the search for the next whole object begins.
     cursor: u32,
     repair_cursor: u32,
@@ -26,16 +29,27 @@ pub(super) struct Wanted {
     repaired: u32,
 }
 
-/// The object being sent.
+/// An object being sent.
 #[derive(Debug)]
-pub(super) struct Job {
-    /// Its number.
-    pub(super) object: u32,
-    /// Only some of its units.
-    pub(super) repair: bool,
-    pub(super) layout: Layout,
+struct Job {
+    object: u32,
+    repair: bool,
+    layout: Layout,
+    loaded: Arc<Loaded>,
     units: Bits,
     next: u32,
+}
+
+/// One unit to be sent.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) object: u32,
+    pub(super) layout: Layout,
+    pub(super) loaded: Arc<Loaded>,
+    /// Its number in the layout.
+    pub(super) unit: u32,
+    /// Sent to repair an object.
+    pub(super) repair: bool,
 }
 
 /// An object that may be sent next.
@@ -57,7 +71,7 @@ impl Wanted {
         let covered = |job: &Job| job.object == object && unit >= job.next && job.units.get(unit);
         if in_flight.contains(unit)
             || (unit < layout.whole() && self.whole.contains(&object))
-            || self.job.as_ref().is_some_and(covered)
+            || self.jobs.iter().any(covered)
         {
             return;
         }
@@ -70,8 +84,7 @@ impl Wanted {
     /// Wants all units of an object but those of level 0. Of an object that is under way it is the rest that counts
     /// as a repair. So does all of object 0: without it a client can take nothing else.
     pub(super) fn want_whole(&mut self, object: u32, layout: &Layout, in_flight: InFlight<'_>) {
-        let under_way =
-            !in_flight.is_empty() || self.job.as_ref().is_some_and(|job| job.object == object);
+        let under_way = !in_flight.is_empty() || self.jobs.iter().any(|job| job.object == object);
         if self.whole.contains(&object) {
             return;
         }
@@ -96,12 +109,12 @@ impl Wanted {
 
     /// Whether nothing is wanted, and nothing being sent.
     pub(super) fn is_empty(&self) -> bool {
-        self.job.is_none() && self.whole.is_empty() && self.repairs.is_empty()
+        self.jobs.is_empty() && self.whole.is_empty() && self.repairs.is_empty()
     }
 
     /// Objects that have something wanted, the one being sent included.
     pub(super) fn len(&self) -> usize {
-        self.whole.len() + self.repairs.len() + usize::from(self.job.is_some())
+        self.whole.len() + self.repairs.len() + self.jobs.len()
     }
 
     /// The object that is sent whole next, or the place where the order has got to.
@@ -114,20 +127,40 @@ impl Wanted {
         self.whole.contains(&object)
     }
 
-    /// The object being sent.
-    pub(super) fn job(&self) -> Option<&Job> {
-        self.job.as_ref()
+    /// Whether an object is being sent.
+    pub(super) fn is_sending(&self) -> bool {
+        !self.jobs.is_empty()
     }
 
     /// The next unit of the object being sent. With the last one the job ends.
-    pub(super) fn next_unit(&mut self) -> Option<u32> {
-        let job = self.job.as_mut()?;
+    pub(super) fn next_unit(&mut self) -> Option<Next> {
+        let job = self.jobs.last_mut()?;
         let unit = job.units.next(job.next)?;
         job.next = unit + 1;
+        self.repaired = self.repaired.saturating_add(u32::from(job.repair));
+        let (object, layout, repair) = (job.object, job.layout, job.repair);
+        let loaded = Arc::clone(&job.loaded);
         if job.units.next(job.next).is_none() {
-            self.job = None;
+            self.jobs.pop();
         }
-        Some(unit)
+        Some(Next {
+            object,
+            layout,
+            loaded,
+            unit,
+            repair,
+        })
+    }
+
+    /// Object 0, if it is wanted while another one is being sent: who lacks it misses all that is sent meanwhile. Not
+    /// when a whole object is due, so this starves nobody either.
+    pub(super) fn interruption(&self) -> Option<Candidate> {
+        let interruptible = self.jobs.last().is_some_and(|job| job.object != 0);
+        let urgent = self.repairs.contains_key(&0) && self.repaired < REPAIRS_IN_A_ROW;
+        (interruptible && urgent).then_some(Candidate {
+            object: 0,
+            whole: false,
+        })
     }
 
     /// What may be sent after the present job, in order of preference: repairs and whole objects in turn.
@@ -152,8 +185,8 @@ impl Wanted {
         first.into_iter().chain(rest)
     }
 
-    /// Begins with one of the candidates.
-    pub(super) fn begin(&mut self, candidate: Candidate, layout: &Layout) {
+    /// Begins with one of the candidates, or with the interruption.
+    pub(super) fn begin(&mut self, candidate: Candidate, layout: Layout, loaded: Arc<Loaded>) {
         let Candidate { object, whole } = candidate;
         let units = if whole {
             self.whole.remove(&object);
@@ -165,14 +198,13 @@ impl Wanted {
                 return;
             };
             self.repair_cursor = object.wrapping_add(1);
-            self.repaired = self.repaired.saturating_add(units.count());
             units
         };
-        let repair = units.count() < layout.whole();
-        self.job = Some(Job {
+        self.jobs.push(Job {
             object,
-            repair,
-            layout: *layout,
+            repair: !whole,
+            layout,
+            loaded,
             units,
             next: 0,
         });
@@ -197,13 +229,17 @@ mod tests {
     use super::super::history::History;
     use super::*;
 
-    fn order(wanted: &mut Wanted, layout: &Layout) -> Vec<(u32, usize)> {
+    fn loaded() -> Arc<Loaded> {
+        Arc::new(Loaded::new(vec![0; 1024]).unwrap())
+    }
+
+    fn order(wanted: &mut Wanted, layout: Layout) -> Vec<(u32, usize)> {
         let mut order = Vec::new();
         loop {
             let Some(candidate) = wanted.candidates(1).next() else {
                 return order;
             };
-            wanted.begin(candidate, layout);
+            wanted.begin(candidate, layout, loaded());
             let mut units = 0;
             while wanted.next_unit().is_some() {
                 units += 1;
@@ -220,7 +256,7 @@ mod tests {
         for object in [7, 5, 9] {
             wanted.want_whole(object, &layout, nothing);
         }
-        assert_eq!(order(&mut wanted, &layout), [(5, 21), (7, 21), (9, 21)]);
+        assert_eq!(order(&mut wanted, layout), [(5, 21), (7, 21), (9, 21)]);
         for object in [2, 10, 7] {
             wanted.want_whole(object, &layout, nothing);
         }
@@ -230,7 +266,7 @@ mod tests {
         wanted.want(7, &layout, layout.whole(), nothing);
         assert_eq!(wanted.cursor(), 10);
         assert_eq!(
-            order(&mut wanted, &layout),
+            order(&mut wanted, layout),
             [(4, 1), (7, 1), (10, 21), (2, 21), (7, 21)]
         );
         assert!(wanted.is_empty());
@@ -248,7 +284,7 @@ mod tests {
                 wanted.want(3, &layout, unit, nothing);
             }
             let candidate = wanted.candidates(2).next().unwrap();
-            wanted.begin(candidate, &layout);
+            wanted.begin(candidate, layout, loaded());
             while wanted.next_unit().is_some() {}
             if candidate.whole {
                 break;
@@ -259,21 +295,50 @@ mod tests {
     }
 
     #[test]
+    fn the_manifest_interrupts_but_not_for_ever() {
+        let (history, layout) = (History::default(), Layout::new(2000).unwrap());
+        let nothing = history.in_flight(0, 0);
+        let mut wanted = Wanted::default();
+        for object in 1..9 {
+            wanted.want_whole(object, &layout, nothing);
+        }
+        let (mut manifest, mut others) = (0, 0);
+        while !wanted.whole.is_empty() {
+            wanted.want(0, &layout, 5, nothing);
+            let next = wanted.interruption();
+            if !wanted.is_sending() || next.is_some() {
+                let candidate = next.or_else(|| wanted.candidates(1).next()).unwrap();
+                wanted.begin(candidate, layout, loaded());
+            }
+            let object = wanted.next_unit().unwrap().object;
+            *(if object == 0 {
+                &mut manifest
+            } else {
+                &mut others
+            }) += 1;
+        }
+        assert!(
+            others > 7 * 2000 && manifest <= 8 * REPAIRS_IN_A_ROW,
+            "{manifest} and {others}"
+        );
+    }
+
+    #[test]
     fn what_is_in_flight_or_still_to_come_is_not_queued_again() {
         let (mut history, layout) = (History::default(), Layout::new(100).unwrap());
         let mut wanted = Wanted::default();
         wanted.want_whole(1, &layout, history.in_flight(1, 0));
         let candidate = wanted.candidates(1).next().unwrap();
-        wanted.begin(candidate, &layout);
-        history.begin(1, layout.units(), 1000);
+        wanted.begin(candidate, layout, loaded());
+        history.begin(1, layout.units());
         for sequence in 1000..1050 {
-            let unit = wanted.next_unit().unwrap();
-            history.note(1, unit, sequence);
+            let next = wanted.next_unit().unwrap();
+            history.note(1, next.unit, sequence);
         }
         wanted.want_whole(1, &layout, history.in_flight(1, 1020));
         assert_eq!(wanted.repairs[&1].count(), 20);
         assert_eq!(wanted.repairs[&1].next_clear(0), Some(20));
         while wanted.next_unit().is_some() {}
-        assert_eq!(order(&mut wanted, &layout), [(1, 20)]);
+        assert_eq!(order(&mut wanted, layout), [(1, 20)]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{SEEDS, Setup, World};
+use crate::world::{Setup, World, seeds};
 
 const RATE: Option<u64> = Some(500_000_000);
 
@@ -27,7 +27,7 @@ fn run(seed: u64, setups: &[Setup]) -> World {
 
 #[test]
 fn one_buffer_is_enough() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let setup = Setup {
             credit: 1,
             down: Quality::losing(0.02),
@@ -45,7 +45,7 @@ fn one_buffer_is_enough() {
 
 #[test]
 fn a_slow_disk_sets_the_pace_of_a_lone_client() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let setup = Setup {
             credit: 5000,
             consume: Duration::from_millis(200),
@@ -63,7 +63,7 @@ fn a_slow_disk_sets_the_pace_of_a_lone_client() {
 
 #[test]
 fn a_slow_client_does_not_slow_the_others() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let slow = Setup {
             credit: 5000,
             consume: Duration::from_millis(200),

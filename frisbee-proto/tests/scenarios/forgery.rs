@@ -7,7 +7,7 @@ use frisbee_proto::wire::{self, Announce, Item, Message, RequestHead, RequestIte
 
 use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{Forger, SEEDS, Setup, World};
+use crate::world::{Forger, Setup, World, seeds};
 
 const RATE: Option<u64> = Some(200_000_000);
 
@@ -49,7 +49,7 @@ fn falsify(datagram: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
 #[test]
 fn false_blocks_ahead_of_the_true_ones() {
     for (share, most) in [(0.01, 1.2), (0.2, 1.8), (0.5, 2.5)] {
-        for seed in SEEDS {
+        for seed in seeds() {
             let world = run(
                 seed,
                 Box::new(move |random, datagram| {
@@ -73,7 +73,7 @@ fn false_blocks_ahead_of_the_true_ones() {
 
 #[test]
 fn every_block_has_a_false_copy_before_it() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let world = run(
             seed,
             Box::new(|_, datagram| {
@@ -87,7 +87,7 @@ fn every_block_has_a_false_copy_before_it() {
 
 #[test]
 fn false_proofs() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let world = run(
             seed,
             Box::new(|_, datagram| {
@@ -102,7 +102,7 @@ fn false_proofs() {
 
 #[test]
 fn blocks_of_objects_that_nobody_sends_open_buffers_but_stop_nothing() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(16, seed);
         let uuid = golden.image.uuid;
         let world = run(
@@ -129,7 +129,7 @@ fn blocks_of_objects_that_nobody_sends_open_buffers_but_stop_nothing() {
 
 #[test]
 fn a_head_that_is_not_admitted_is_nothing() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let world = run(
             seed,
             Box::new(|_, datagram| {
@@ -179,7 +179,7 @@ fn announce(
 
 #[test]
 fn a_copied_head_from_an_address_that_never_answers_and_promises_everything() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(16, seed);
         let copy = golden.clone();
         let mut count = 0;
@@ -212,7 +212,7 @@ fn a_copied_head_from_an_address_that_never_answers_and_promises_everything() {
 
 #[test]
 fn many_servers_that_do_not_exist() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(16, seed);
         let copy = golden.clone();
         let world = run(
@@ -242,7 +242,7 @@ fn many_servers_that_do_not_exist() {
 
 #[test]
 fn false_announces_in_the_name_of_the_server() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(16, seed);
         let copy = golden.clone();
         let world = run(
@@ -276,7 +276,7 @@ fn false_announces_in_the_name_of_the_server() {
 
 #[test]
 fn a_flood_of_requests_makes_no_server_faster_and_starves_nobody() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(16, seed);
         let mut world = World::new(seed);
         let host = world.serve(&golden, RATE);
@@ -347,7 +347,7 @@ fn a_flood_of_requests_makes_no_server_faster_and_starves_nobody() {
 
 #[test]
 fn noise_is_counted_and_forgotten() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let world = run(
             seed,
             Box::new(|random, datagram| {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{SEEDS, Setup, World};
+use crate::world::{Setup, World, seeds};
 
 const RATE: Option<u64> = Some(200_000_000);
 
 #[test]
 fn a_server_that_is_restarted_carries_on() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(30, seed);
         let mut world = World::new(seed);
         let first = world.serve(&golden, RATE);
@@ -41,7 +41,7 @@ fn a_server_that_is_restarted_carries_on() {
 
 #[test]
 fn another_server_takes_over_when_one_dies() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(30, seed);
         let mut world = World::new(seed);
         let first = world.serve(&golden, RATE);
@@ -75,7 +75,7 @@ fn another_server_takes_over_when_one_dies() {
 
 #[test]
 fn two_servers_at_once_do_no_harm() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(20, seed);
         let mut world = World::new(seed);
         world.serve(&golden, RATE);
@@ -101,7 +101,7 @@ fn two_servers_at_once_do_no_harm() {
 
 #[test]
 fn another_image_on_the_same_group_is_not_mixed_up() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let (one, other) = (Golden::usual(12, seed), Golden::usual(15, seed + 1000));
         let mut world = World::new(seed);
         world.serve(&one, RATE);
@@ -129,7 +129,7 @@ fn another_image_on_the_same_group_is_not_mixed_up() {
 
 #[test]
 fn without_a_ceiling_the_rate_finds_a_way_with_heavy_loss() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(12, seed);
         let mut world = World::new(seed);
         world.serve(&golden, None);

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use crate::golden::Golden;
 use crate::link::Quality;
-use crate::world::{SEEDS, Setup, World};
+use crate::world::{Setup, World, seeds};
 
 const RATE: Option<u64> = Some(200_000_000);
 
 #[test]
 fn a_lone_client_waits_for_nothing_but_the_first_announce() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(6, seed);
         let mut world = World::new(seed);
         world.serve(&golden, Some(1_000_000_000));
@@ -42,7 +42,7 @@ fn a_server_that_nobody_asks_sends_one_announce_a_second() {
 
 #[test]
 fn a_late_joiner_takes_the_second_half_with_the_others_and_then_the_first() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(30, seed);
         let mut world = World::new(seed);
         world.serve(&golden, RATE);
@@ -73,7 +73,7 @@ fn a_late_joiner_takes_the_second_half_with_the_others_and_then_the_first() {
 
 #[test]
 fn clients_that_trickle_in_share_the_passes() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(30, seed);
         let mut world = World::new(seed);
         world.serve(&golden, RATE);
@@ -94,7 +94,7 @@ fn clients_that_trickle_in_share_the_passes() {
 
 #[test]
 fn a_client_that_dies_costs_nothing_and_its_successor_resumes() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(30, seed);
         let mut world = World::new(seed);
         world.serve(&golden, RATE);
@@ -122,7 +122,7 @@ fn a_client_that_dies_costs_nothing_and_its_successor_resumes() {
 
 #[test]
 fn a_client_that_begins_again_gets_everything_again() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let golden = Golden::usual(10, seed);
         let mut world = World::new(seed);
         world.serve(&golden, RATE);

@@ -18,7 +18,11 @@ use crate::golden::{Golden, Owner};
 use crate::link::{Link, Quality};
 
 /// Every scenario's runs: a failure names the one it happened in.
-pub(crate) const SEEDS: std::ops::Range<u64> = 0..4;
+///
+/// `FRISBEE_SEEDS` sets their number, for a longer search.
+pub(crate) fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("FRISBEE_SEEDS").map_or(4, |count| count.parse().unwrap())
+}
 
 /// How a client of the test is set up.
 #[derive(Clone, Debug)]
