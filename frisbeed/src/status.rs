@@ -9,7 +9,7 @@ use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::units;
 use frisbee_proto::{Report, Server};
 use frisbee_udp::{Group, Interface, Throttle};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use crate::clients::Clients;
@@ -66,10 +66,14 @@ impl Status {
         } else {
             ProgressDrawTarget::hidden()
         };
+        let spinner = ProgressBar::with_draw_target(None, target);
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            spinner.set_style(style);
+        }
         let now = Instant::now();
         let status = Self {
             progress,
-            spinner: ProgressBar::with_draw_target(None, target),
+            spinner,
             clients: Clients::default(),
             trouble: Throttle::new(TROUBLE_INTERVAL),
             due: now + INTERVAL,
