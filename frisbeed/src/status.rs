@@ -145,7 +145,7 @@ impl Status {
             }),
         );
         self.spinner.set_message(format!(
-            "{} to {} clients ({} done), sent {}, {} objects queued",
+            "{}, {} asking, {} done, sent {}, {} objects queued",
             units::rate(throughput),
             clients.active,
             clients.done,
