@@ -89,12 +89,12 @@ pub struct Report {
     pub objects_done: u32,
 }
 
-/// What the caller of [`Server::poll`] has to do.
+/// What the caller of [`crate::Server::poll`] has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerOutput {
     /// Send what is in the buffer to the group.
     Transmit(Transmit),
-    /// Read this object and call [`Server::handle_loaded`] or [`Server::handle_load_failed`]; no hurry, others may
+    /// Read this object and call [`crate::Server::handle_loaded`] or [`crate::Server::handle_load_failed`]; no hurry, others may
     /// be asked for meanwhile.
     Load(u32),
     /// Nothing to do until this instant or the next input.
