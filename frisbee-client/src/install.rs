@@ -9,7 +9,7 @@ use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, keys, units};
 use frisbee_proto::ClientStats;
 use frisbee_udp::{Group, Interface};
-use imageunzip::{Event, InstallOptions, Installer, Report, Target};
+use imageunzip::{Candidate, Event, InstallOptions, Installer, Report};
 use serde_json::json;
 
 use crate::Cli;
@@ -37,6 +37,8 @@ impl Cli {
         let network = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
         let group: Group = self.group.parse().map_err(network)?;
         let interface = Interface::find(self.interface.as_deref(), group).map_err(network)?;
+        // What no image could be written to is better told now than when one has been announced.
+        let candidate = Candidate::open(&self.target)?;
         let interrupt = Interrupt::watch()?;
         let (sender, messages) = mpsc::channel();
         let wanted = Wanted {
@@ -59,7 +61,7 @@ impl Cli {
         };
         let accepted = inbox.manifest()?;
         let context = Arc::new(Context::new(&accepted.header, &trust, key.as_ref())?);
-        self.install(&accepted, &context, &receiver, &inbox, sender)
+        self.install(&accepted, &context, candidate, &receiver, &inbox, sender)
     }
 }
 
@@ -104,6 +106,7 @@ impl Cli {
         &self,
         accepted: &Accepted,
         context: &Arc<Context>,
+        candidate: Candidate,
         receiver: &Receiver,
         inbox: &Inbox,
         sender: mpsc::Sender<Message>,
@@ -116,7 +119,7 @@ impl Cli {
                 header.uuid()
             );
         }
-        let target = Target::open(&self.target, header)?;
+        let target = candidate.fit(header)?;
         if target.holds_data() {
             let what = format!(
                 "{} ({}) onto {}",

@@ -15,4 +15,4 @@ pub mod unzip;
 
 pub use error::Error;
 pub use install::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped};
-pub use target::Target;
+pub use target::{Candidate, Target};

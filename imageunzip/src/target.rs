@@ -24,28 +24,28 @@ enum Kind {
     NewFile,
 }
 
-/// A block device or file that has passed all checks and is held against others. Nothing is written to it yet.
+/// A block device or file that has passed the checks that need no image, and is held against others. Nothing is
+/// written to it yet.
 #[derive(Debug)]
-pub struct Target {
+pub struct Candidate {
     path: PathBuf,
     kind: Kind,
     /// `None` for a file that does not exist yet.
     file: Option<File>,
-    /// Bytes of the target.
-    size: u64,
-    /// Bytes of the imaged disk, which the target has at least.
-    disk_bytes: u64,
-    sector_size: u32,
+    /// Bytes; `None` for a file that has none yet and takes the size of the imaged disk.
+    size: Option<u64>,
+    /// What the device says; a file has sectors of any size.
+    sector_size: Option<u32>,
 }
 
-impl Target {
-    /// Opens a target for an image with this header and makes every check that can refuse it. Writes nothing.
+impl Candidate {
+    /// Opens a target and makes every check that can refuse it, whatever the image.
     ///
-    /// A block device is opened exclusively, a file locked, until the target is dropped.
+    /// A block device is opened exclusively, a file locked, until this, or what becomes of it, is dropped.
     ///
     /// # Errors
     /// Why the target is refused.
-    pub fn open(path: &Path, header: &ImageHeader) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let owned = path.to_path_buf();
         let open_error = |source| Error::Open {
             path: path.to_path_buf(),
@@ -55,8 +55,6 @@ impl Target {
             path: path.to_path_buf(),
             user,
         };
-        let needed = header.disk_bytes();
-        let sector_size = header.sector_size;
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -65,20 +63,19 @@ impl Target {
                     .filter(|parent| !parent.as_os_str().is_empty());
                 // A missing directory is better told now than after the transfer.
                 fs::metadata(parent.unwrap_or(Path::new("."))).map_err(open_error)?;
-                let kind = Kind::NewFile;
                 return Ok(Self {
                     path: owned,
-                    kind,
+                    kind: Kind::NewFile,
                     file: None,
-                    size: needed,
-                    disk_bytes: needed,
-                    sector_size,
+                    size: None,
+                    sector_size: None,
                 });
             }
             Err(error) => return Err(open_error(error)),
         };
         let mut options = OpenOptions::new();
         options.read(true).write(true);
+        let mut sector_size = None;
         let kind = if metadata.file_type().is_block_device() {
             let device = BlockDevice::of(metadata.rdev());
             let users = device.users();
@@ -88,13 +85,7 @@ impl Target {
             if device.is_read_only() {
                 return Err(Error::ReadOnly { path: owned });
             }
-            if let Some(found) = device.sector_size().filter(|&found| found != sector_size) {
-                return Err(Error::SectorSize {
-                    path: owned,
-                    found,
-                    needed: sector_size,
-                });
-            }
+            sector_size = device.sector_size();
             options.custom_flags(libc::O_EXCL);
             Kind::Device
         } else if metadata.is_file() {
@@ -118,26 +109,72 @@ impl Target {
             }
             Err(TryLockError::Error(error)) => return Err(open_error(error)),
         }
-        let mut size = file.seek(SeekFrom::End(0)).map_err(open_error)?;
-        if kind == Kind::File && size == 0 {
-            // Nothing to keep: the file gets the disk's size.
-            size = needed;
-        }
-        if size < needed {
-            return Err(Error::TooSmall {
-                path: owned,
-                found: size,
-                needed,
-            });
-        }
+        let size = file.seek(SeekFrom::End(0)).map_err(open_error)?;
         Ok(Self {
             path: owned,
             kind,
             file: Some(file),
-            size,
-            disk_bytes: needed,
+            // An empty file has nothing to keep.
+            size: (kind == Kind::Device || size > 0).then_some(size),
             sector_size,
         })
+    }
+
+    /// Checks that the disk of this image fits.
+    ///
+    /// # Errors
+    /// [`Error::SectorSize`], [`Error::TooSmall`]
+    pub fn fit(self, header: &ImageHeader) -> Result<Target, Error> {
+        let Self {
+            path, kind, file, ..
+        } = self;
+        let (needed, disk_bytes) = (header.sector_size, header.disk_bytes());
+        if let Some(found) = self.sector_size.filter(|&found| found != needed) {
+            return Err(Error::SectorSize {
+                path,
+                found,
+                needed,
+            });
+        }
+        let size = self.size.unwrap_or(disk_bytes);
+        if size < disk_bytes {
+            return Err(Error::TooSmall {
+                path,
+                found: size,
+                needed: disk_bytes,
+            });
+        }
+        Ok(Target {
+            path,
+            kind,
+            file,
+            size,
+            disk_bytes,
+            sector_size: needed,
+        })
+    }
+}
+
+/// A target that has passed all checks. Nothing is written to it yet.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    kind: Kind,
+    file: Option<File>,
+    /// Bytes of the target.
+    size: u64,
+    /// Bytes of the imaged disk, which the target has at least.
+    disk_bytes: u64,
+    sector_size: u32,
+}
+
+impl Target {
+    /// Opens a target for an image with this header: [`Candidate::open`] and [`Candidate::fit`].
+    ///
+    /// # Errors
+    /// Why the target is refused.
+    pub fn open(path: &Path, header: &ImageHeader) -> Result<Self, Error> {
+        Candidate::open(path)?.fit(header)
     }
 
     /// Where it is.
