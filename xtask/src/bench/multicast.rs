@@ -79,7 +79,8 @@ impl Link {
             (&link.client, "10.78.0.2/24"),
         ] {
             netns.ip(&format!("link set {INTERFACE} up"))?;
-            netns.ip(&format!("address add {address} dev {INTERFACE}"))?;
+            // udpcast finds its peers by broadcast.
+            netns.ip(&format!("address add {address} brd + dev {INTERFACE}"))?;
             netns.ip(&format!("route add 224.0.0.0/4 dev {INTERFACE}"))?;
         }
         Ok(link)
@@ -170,7 +171,7 @@ impl Bench {
         }
         let began = Instant::now();
         let sender = Background::start(link.server.command(&sender)?)?;
-        let done = receiver.wait(Duration::from_secs(60)).is_ok();
+        let done = receiver.wait(Duration::from_secs(30)).is_ok();
         let time = began.elapsed();
         sender.kill()?;
         let same = done && fs::read(&target)? == fs::read(&self.image)?;
