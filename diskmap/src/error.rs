@@ -2,7 +2,7 @@
 //! (incompatible), or it contradicts itself (corrupt); each with the place.
 //!
 //! Only reading stops the mapping. The other two become a [`Warning`] and a raw copy, or an
-//! [`Error`] when the caller asked for strictness.
+//! [`enum@Error`] when the caller asked for strictness.
 
 use std::fmt;
 use std::io;
