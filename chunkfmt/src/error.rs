@@ -68,11 +68,8 @@ pub enum Error {
         offset: u64,
     },
     /// There are bytes after the footer.
-    #[error("{extra} bytes follow the end of the image: this is not the file that was written")]
-    Trailing {
-        /// Number of extra bytes, at least.
-        extra: u64,
-    },
+    #[error("more bytes follow the end of the image: this is not the file that was written")]
+    Trailing,
     /// A field holds a value that it cannot have.
     #[error("{part}: {field} is not valid: the image is damaged")]
     Field {
@@ -203,7 +200,7 @@ impl Error {
             Self::NotAnImage
             | Self::Version { .. }
             | Self::Truncated { .. }
-            | Self::Trailing { .. }
+            | Self::Trailing
             | Self::Field { .. }
             | Self::Lost { .. }
             | Self::BadKey { .. } => ErrorKind::Input,

@@ -182,7 +182,7 @@ impl<R: Read> ImageReader<R> {
         let mut extra = [0];
         match read_full(&mut self.source, &mut extra, Part::Footer, self.offset) {
             Err(Error::Truncated { .. }) => Ok(()),
-            Ok(()) => Err(Error::Trailing { extra: 1 }),
+            Ok(()) => Err(Error::Trailing),
             Err(other) => Err(other),
         }
     }

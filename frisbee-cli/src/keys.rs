@@ -20,9 +20,19 @@ fn input(path: &Path, problem: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Input, format!("{}: {problem}", path.display()))
 }
 
-fn read(path: &Path, secret: bool) -> Result<Zeroizing<String>, Failure> {
+/// Reads a file and what `parse` makes of it. Only what is a secret key indeed must be hidden from others.
+fn read<T>(
+    path: &Path,
+    secret: bool,
+    parse: impl FnOnce(&str) -> Result<T, chunkfmt::Error>,
+) -> Result<T, Failure> {
     let file = File::open(path).map_err(|error| input(path, error))?;
     let mode = file.metadata().map_err(|error| input(path, error))?.mode() & 0o777;
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    file.take(KEY_FILE_MAX)
+        .read_to_string(&mut text)
+        .map_err(|error| input(path, error))?;
+    let key = parse(&text).map_err(|error| input(path, error))?;
     if secret && mode & 0o077 != 0 {
         let hint = format!("chmod 600 {}", path.display());
         return Err(input(
@@ -30,11 +40,7 @@ fn read(path: &Path, secret: bool) -> Result<Zeroizing<String>, Failure> {
             format!("others can read this secret key (mode {mode:03o}): {hint}"),
         ));
     }
-    let mut text = Zeroizing::new(String::with_capacity(4096));
-    file.take(KEY_FILE_MAX)
-        .read_to_string(&mut text)
-        .map_err(|error| input(path, error))?;
-    Ok(text)
+    Ok(key)
 }
 
 /// Reads a content key file.
@@ -42,7 +48,7 @@ fn read(path: &Path, secret: bool) -> Result<Zeroizing<String>, Failure> {
 /// # Errors
 /// With the file's name, if it cannot be read, is readable for others, or holds no key.
 pub fn load_content_key(path: &Path) -> Result<ContentKey, Failure> {
-    ContentKey::from_hex(&read(path, true)?).map_err(|error| input(path, error))
+    read(path, true, ContentKey::from_hex)
 }
 
 /// Reads an owner's private key file.
@@ -50,7 +56,7 @@ pub fn load_content_key(path: &Path) -> Result<ContentKey, Failure> {
 /// # Errors
 /// With the file's name, if it cannot be read, is readable for others, or holds no key.
 pub fn load_signing_key(path: &Path) -> Result<SigningKey, Failure> {
-    SigningKey::from_pem(&read(path, true)?).map_err(|error| input(path, error))
+    read(path, true, SigningKey::from_pem)
 }
 
 /// Reads an owner's public key file.
@@ -58,7 +64,7 @@ pub fn load_signing_key(path: &Path) -> Result<SigningKey, Failure> {
 /// # Errors
 /// With the file's name, if it cannot be read or holds no key.
 pub fn load_verifying_key(path: &Path) -> Result<VerifyingKey, Failure> {
-    VerifyingKey::from_pem(&read(path, false)?).map_err(|error| input(path, error))
+    read(path, false, VerifyingKey::from_pem)
 }
 
 /// The owners named by `paths`; without any, those of [`TRUST_DIRECTORY`].

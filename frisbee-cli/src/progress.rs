@@ -32,7 +32,8 @@ pub struct Progress {
 impl Progress {
     /// Begins a run of `total` bytes. `fields` are those of the `start` event.
     pub fn start(events: Events, total: u64, fields: Value) -> Self {
-        let draw = events == Events::Off && std::io::stderr().is_terminal();
+        // Without an end there is no bar.
+        let draw = events == Events::Off && total > 0 && std::io::stderr().is_terminal();
         let target = if draw {
             ProgressDrawTarget::stderr()
         } else {

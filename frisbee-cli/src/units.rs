@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Lowest rate in bits per second that can be meant; less is a forgotten unit.
+const RATE_MIN: u64 = 100_000;
+
 fn split(text: &str) -> Result<(f64, &str), String> {
     let text = text.trim();
     let end = text
@@ -50,7 +53,9 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
         }
     };
     match scaled(number, factor)? {
-        0 => Err("a rate of zero sends nothing".into()),
+        rate if rate < RATE_MIN => Err(format!(
+            "{rate} bit/s would take for ever: use a unit, as in 900M for 900 Mbit/s"
+        )),
         rate => Ok(rate),
     }
 }
@@ -127,8 +132,8 @@ mod tests {
         assert_eq!(parse_rate("900M"), Ok(900_000_000));
         assert_eq!(parse_rate("1.5G"), Ok(1_500_000_000));
         assert_eq!(parse_rate("100Mbit/s"), Ok(100_000_000));
-        assert_eq!(parse_rate("12500"), Ok(12_500));
-        for bad in ["", "M", "0", "10X", "-1M", "1e300G", "99999999999G"] {
+        assert_eq!(parse_rate("125000"), Ok(125_000));
+        for bad in ["", "M", "0", "900", "10X", "-1M", "1e300G", "99999999999G"] {
             assert!(parse_rate(bad).is_err(), "{bad}");
         }
         assert_eq!(rate(900_000_000), "900 Mbit/s");

@@ -39,6 +39,9 @@ impl Cli {
         let interface = Interface::find(self.interface.as_deref(), group).map_err(network)?;
         // What no image could be written to is better told now than when one has been announced.
         let candidate = Candidate::open(&self.target)?;
+        if candidate.holds_data() {
+            confirm::can_be_confirmed(&self.target, self.yes)?;
+        }
         let interrupt = Interrupt::watch()?;
         let (sender, messages) = mpsc::channel();
         let wanted = Wanted {
@@ -127,7 +130,7 @@ impl Cli {
                 units::size(header.disk_bytes()),
                 self.target.display()
             );
-            confirm::confirm_destruction(&self.target, &what, self.yes)?;
+            confirm::confirm_destruction(&self.target, &what, self.yes, &inbox.interrupt)?;
         }
         inbox.interrupt.check(UNTOUCHED)?;
 

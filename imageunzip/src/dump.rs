@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use chunkfmt::{BLOCK_SIZE, Context, ImageHeader, ManifestHead, Opener, Region, Span, Trust};
 use clap::Parser;
@@ -154,7 +155,7 @@ impl Cli {
         let signature = match header.signature_algorithm() {
             chunkfmt::SignatureAlgorithm::None => "none: anybody may have made this image".into(),
             algorithm if context.is_verified() => {
-                format!("{}, key {}: right", algorithm.name(), header.signer())
+                format!("{}, key {}: valid", algorithm.name(), header.signer())
             }
             algorithm => format!(
                 "{}, key {}: not checked (name its owner with --trust)",
@@ -165,7 +166,7 @@ impl Cli {
         writeln!(out, "name          {}", header.name)?;
         writeln!(out, "UUID          {}", header.uuid())?;
         writeln!(out, "epoch         {}", header.epoch())?;
-        writeln!(out, "created       {} s since 1970", header.created)?;
+        writeln!(out, "created       {}", date(header.created))?;
         writeln!(
             out,
             "disk          {} sectors of {} bytes, {}",
@@ -189,7 +190,7 @@ impl Cli {
             units::size(head.image_bytes()),
             percent(head.image_bytes(), head.plain_bytes)
         )?;
-        writeln!(out, "manifest root {}", hex(&head.object_root))?;
+        writeln!(out, "object root   {}", hex(&head.object_root))?;
         writeln!(
             out,
             "\nchunk      blocks  plain bytes  codec  {}root",
@@ -271,4 +272,15 @@ fn header_document(header: &ImageHeader, verified: bool) -> Value {
 #[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
 fn percent(part: u64, whole: u64) -> f64 {
     100.0 * part as f64 / (whole.max(1)) as f64
+}
+
+/// Seconds since 1970 as a date, which the format does not promise to be near today.
+fn date(seconds: u64) -> String {
+    match UNIX_EPOCH.checked_add(Duration::from_secs(seconds)) {
+        // What RFC 3339 can write.
+        Some(time) if seconds < 253_402_300_800 => {
+            humantime::format_rfc3339_seconds(time).to_string()
+        }
+        _ => format!("{seconds} s after 1970-01-01"),
+    }
 }

@@ -55,9 +55,13 @@ impl Candidate {
             path: path.to_path_buf(),
             user,
         };
+        if path == Path::new("-") {
+            return Err(Error::Kind { path: owned });
+        }
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            // A mistyped device would become a file in memory.
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_device_name(path) => {
                 let parent = path
                     .parent()
                     .filter(|parent| !parent.as_os_str().is_empty());
@@ -120,6 +124,11 @@ impl Candidate {
         })
     }
 
+    /// Whether there is something that an installation would destroy.
+    pub fn holds_data(&self) -> bool {
+        self.kind != Kind::NewFile
+    }
+
     /// Checks that the disk of this image fits.
     ///
     /// # Errors
@@ -153,6 +162,16 @@ impl Candidate {
             sector_size: needed,
         })
     }
+}
+
+/// Whether a path can only be meant as a device.
+fn is_device_name(path: &Path) -> bool {
+    let directory = path
+        .parent()
+        .and_then(|parent| fs::canonicalize(parent).ok());
+    let memory = Path::new("/dev/shm");
+    directory
+        .is_some_and(|directory| directory.starts_with("/dev") && !directory.starts_with(memory))
 }
 
 /// A target that has passed all checks. Nothing is written to it yet.

@@ -108,6 +108,9 @@ impl Cli {
         let context =
             Context::new(reader.header_bytes(), trust, key).map_err(|error| named(error.into()))?;
         let target = Target::open(&self.target, context.header())?;
+        if target.holds_data() {
+            confirm::can_be_confirmed(&self.target, self.yes)?;
+        }
         let mut total = context.header().disk_bytes();
         if let Some(file) = source.seekable() {
             target.refuse_same_file(file)?;
@@ -124,7 +127,7 @@ impl Cli {
                 units::size(header.disk_bytes()),
                 self.target.display()
             );
-            confirm::confirm_destruction(&self.target, &what, self.yes)?;
+            confirm::confirm_destruction(&self.target, &what, self.yes, interrupt)?;
         }
 
         let events = if self.json {

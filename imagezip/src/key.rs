@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use chunkfmt::{ContentKey, SigningKey};
 use clap::{Parser, Subcommand};
-use frisbee_cli::{Failure, exit, keys};
+use frisbee_cli::{Exit, Failure, exit, keys};
 
 const EXAMPLES: &str = "Examples:
   imagekey sign owner.key          makes owner.key (keep it offline) and owner.pub (give it to every node)
@@ -87,6 +87,13 @@ fn zeroize_line(key: &ContentKey) -> zeroize::Zeroizing<String> {
 fn make_signing_key(file: &Path) -> Result<(), Failure> {
     let key = SigningKey::generate()?;
     let public = file.with_extension("pub");
+    if public == file {
+        let message = format!(
+            "{}: ends in .pub, as the public key will: name the secret one otherwise",
+            file.display()
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
     // The public key first: it costs nothing if the private one then cannot be written.
     keys::write_new(&public, &key.verifying_key().to_pem()?, 0o644)?;
     if let Err(failure) = keys::write_new(file, &key.to_pem()?, 0o600) {

@@ -1,12 +1,17 @@
 //! Where the image goes: a file that appears under its name only when it is whole, or standard output.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, Metadata, Permissions};
 use std::io::{self, IsTerminal, StdoutLock, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use frisbee_cli::{Exit, Failure};
 use tempfile::NamedTempFile;
+
+fn is_same_file(path: &Path, found: &Metadata) -> bool {
+    fs::metadata(path)
+        .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (found.dev(), found.ino()))
+}
 
 /// An image being written. Dropped before [`Output::commit`] it leaves nothing behind.
 pub(crate) enum Output {
@@ -19,8 +24,14 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// Prepares to write to `path`, or to standard output for `-`.
-    pub(crate) fn open(path: &Path, overwrite: bool) -> Result<Self, Failure> {
+    /// Prepares to write to `path`, or to standard output for `-`. None of `keep` is overwritten. A `secret` image
+    /// can be read by its owner only.
+    pub(crate) fn open(
+        path: &Path,
+        overwrite: bool,
+        keep: &[&Path],
+        secret: bool,
+    ) -> Result<Self, Failure> {
         if path == Path::new("-") {
             let stdout = io::stdout();
             if stdout.is_terminal() {
@@ -29,12 +40,24 @@ impl Output {
             }
             return Ok(Self::Pipe(stdout.lock()));
         }
-        if !overwrite && fs::symlink_metadata(path).is_ok() {
-            let message = format!(
-                "{} exists: choose another name, or overwrite it with --force",
-                path.display()
-            );
-            return Err(Failure::new(Exit::Usage, message));
+        if let Ok(found) = fs::symlink_metadata(path) {
+            let name = path.display();
+            // It would be replaced, not written to.
+            if !found.is_file() {
+                let message = format!(
+                    "{name} is not a regular file: name a new file, or - for standard output"
+                );
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            if keep.iter().any(|kept| is_same_file(kept, &found)) {
+                let message = format!("{name} is what the image is made of: choose another name");
+                return Err(Failure::new(Exit::Usage, message));
+            }
+            if !overwrite {
+                let message =
+                    format!("{name} exists: choose another name, or overwrite it with --force");
+                return Err(Failure::new(Exit::Usage, message));
+            }
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let directory = path
@@ -44,8 +67,7 @@ impl Output {
         let file = tempfile::Builder::new()
             .prefix(&format!("{name}."))
             .suffix(".partial")
-            // As the umask allows: without a key an image tells nothing.
-            .permissions(Permissions::from_mode(0o666))
+            .permissions(Permissions::from_mode(if secret { 0o600 } else { 0o666 }))
             .tempfile_in(directory)
             .map_err(|error| Failure::new(Exit::Io, format!("{}: {error}", path.display())))?;
         Ok(Self::File {

@@ -1,6 +1,6 @@
 //! `imagezip`: the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -73,8 +73,8 @@ pub struct Cli {
     #[arg(long, conflicts_with = "raw")]
     strict: bool,
     /// Sector size of a disk in a file: 512 or 4096 [default: found out]
-    #[arg(long, value_name = "BYTES")]
-    sector_size: Option<u32>,
+    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"])]
+    sector_size: Option<String>,
     /// Read the source even while it is mounted: the image may hold a damaged filesystem
     #[arg(long)]
     allow_mounted: bool,
@@ -111,7 +111,11 @@ impl Cli {
             .transpose()?
             .map(Arc::new);
         let interrupt = Interrupt::watch()?;
-        let disk = Disk::open(&self.source, self.sector_size, self.allow_mounted)?;
+        let sector_size = self
+            .sector_size
+            .as_deref()
+            .and_then(|size| size.parse().ok());
+        let disk = Disk::open(&self.source, sector_size, self.allow_mounted)?;
         let options = Options {
             strict: self.strict,
             raw: self.raw,
@@ -140,7 +144,10 @@ impl Cli {
             .with_codec(codec)
             .with_chunk_size(chunk_size)?;
         let sealer = Sealer::new(header, key.as_ref(), signer, self.level)?;
-        let mut output = Output::open(&self.image, self.force)?;
+        let inputs = [Some(&self.source), self.sign.as_ref(), self.key.as_ref()];
+        let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+        // Without a key an encrypted image tells nothing; the other is the disk.
+        let mut output = Output::open(&self.image, self.force, &inputs, self.unencrypted)?;
         let progress = self.start(&disk, &map, sealer.header(), &output);
         for warning in &map.warnings {
             progress.line(&format!(
