@@ -115,16 +115,13 @@ fn a_network_that_reorders_and_duplicates() -> Result<()> {
     };
     let relay = Relay::start(near_end, &far_end, GROUP, disorder)?;
     let server = class.serve(&scene, "60M")?;
-    let students: Vec<_> = (0..2)
-        .map(|number| {
-            class::student(
-                &far.machine()?,
-                &scene,
-                scene.used_disk(&format!("far-{number}"))?,
-                GROUP,
-            )
-        })
-        .collect::<Result<_>>()?;
+    // They live as long as the test: a machine that is dropped takes its network with it.
+    let machines = far.machines(2)?;
+    let mut students = Vec::new();
+    for (number, machine) in machines.iter().enumerate() {
+        let target = scene.used_disk(&format!("far-{number}"))?;
+        students.push(class::student(machine, &scene, target, GROUP)?);
+    }
     for student in students {
         student.graduates(&scene)?;
     }
