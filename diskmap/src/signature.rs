@@ -61,7 +61,21 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     ),
     ("UFS", 9564, &[0x54, 0x19, 0x01, 0x00]),
     ("UFS", 66908, &[0x19, 0x01, 0x54, 0x19]),
+    (
+        "bcachefs",
+        4120,
+        &[
+            0xc6, 0x85, 0x73, 0xf6, 0x66, 0xce, 0x90, 0xa9, 0xd9, 0x6a, 0x60, 0xcf, 0x80, 0x3d,
+            0xf7, 0xef,
+        ],
+    ),
+    ("ReFS", 3, b"ReFS\0"),
+    ("VDO", 0, b"dmvdo001"),
+    ("dm-integrity", 0, b"integrt\0"),
+    ("Ceph BlueStore", 0, b"bluestore block device"),
+    ("Oracle ASM", 32, b"ORCLDISK"),
     ("JFS", 32768, b"JFS1"),
+    ("GFS2", 65536, &[0x01, 0x16, 0x19, 0x70]),
     ("ISO 9660", 32769, b"CD001"),
     ("ReiserFS", 65588, b"ReIsEr"),
     ("Btrfs", 65600, b"_BHRfS_M"),
@@ -93,6 +107,19 @@ pub(crate) fn find(window: &Window<'_>) -> Result<Vec<Signature>, Fault> {
             name: ZFS,
             offset: ZFS_UBERBLOCKS,
         });
+    }
+    // VMFS volume member and its filesystem, behind 1 and 2 MiB.
+    let vmfs: [(u64, [u8; 4]); 2] = [
+        (0x0010_0000, [0x0d, 0xd0, 0x01, 0xc0]),
+        (0x0020_0000, [0x5e, 0xf1, 0xab, 0x2f]),
+    ];
+    for (offset, magic) in vmfs {
+        if read_clipped(window, offset, magic.len())? == magic {
+            found.push(Signature {
+                name: "VMFS",
+                offset,
+            });
+        }
     }
     for (name, offset, magic) in at_end(window.len()) {
         if read_clipped(window, offset, magic.len())? == magic {

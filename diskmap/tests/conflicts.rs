@@ -91,9 +91,23 @@ fn a_partition_with_two_owners_is_copied_raw() {
     }
     let directory = tempfile::tempdir().unwrap();
     let (path, expected) = disk(directory.path(), Script::Sgdisk(GPT), &GPT_EXT);
-    for magic in [&b"LUKS\xba\xbe"[..], b"XFSB"] {
-        patch(&path, MIB * 512, magic);
+    let signatures: [(u64, &[u8]); 8] = [
+        (0, b"LUKS\xba\xbe"),
+        (0, b"XFSB"),
+        (3, b"ReFS\0"),
+        (0, b"dmvdo001"),
+        (32, b"ORCLDISK"),
+        (65536, &[0x01, 0x16, 0x19, 0x70]),
+        (1 << 20, &[0x0d, 0xd0, 0x01, 0xc0]),
+        (2 << 20, &[0x5e, 0xf1, 0xab, 0x2f]),
+    ];
+    let whole = std::fs::read(&path).unwrap();
+    for (offset, magic) in signatures {
+        let at = MIB * 512 + offset;
+        patch(&path, at, magic);
         let map = map_file(&path);
+        let start = usize::try_from(at).unwrap();
+        patch(&path, at, &whole[start..start + magic.len()]);
         assert_eq!(
             free(&map),
             expected[expected.partition_point(|e| e.first < 30 * MIB)..]

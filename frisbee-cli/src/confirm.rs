@@ -41,8 +41,12 @@ pub fn confirm_destruction(
         return Ok(());
     }
     let name = target.display();
-    eprint!("{what}\nAll data on {name} will be lost. Type the name of the target to go on: ");
-    let _ = io::stderr().flush();
+    let mut terminal = io::stderr();
+    let _ = write!(
+        terminal,
+        "{what}\nAll data on {name} will be lost. Type the name of the target to go on: "
+    );
+    let _ = terminal.flush();
     let stdin = io::stdin();
     // A signal sets a flag and does not end a read, so reading waits until there is a line.
     loop {

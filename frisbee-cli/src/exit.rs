@@ -1,6 +1,7 @@
 //! Exit codes, and the one way an error leaves a program: a line on stderr and its code.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use chunkfmt::ErrorKind;
@@ -106,13 +107,18 @@ fn no_core_dumps() -> Result<(), Failure> {
         })
 }
 
+/// Prints a line to stderr. That nobody can read it any more is no reason to stop.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Runs a program: no core dumps, since keys are in memory; a failure becomes `NAME: message` and its exit code.
 pub fn run(name: &str, main: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
     match no_core_dumps().and_then(|()| main()) {
         Ok(()) => ExitCode::from(Exit::Done as u8),
         Err(failure) => {
             let line = failure.message.replace('\n', " ");
-            eprintln!("{name}: {line}");
+            say(&format!("{name}: {line}"));
             ExitCode::from(failure.exit as u8)
         }
     }

@@ -9,5 +9,5 @@ pub mod keys;
 pub mod progress;
 pub mod units;
 
-pub use exit::{Exit, Failure, run};
+pub use exit::{Exit, Failure, run, say};
 pub use interrupt::Interrupt;

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
 
@@ -88,7 +89,7 @@ impl Progress {
     /// Prints a line without disturbing the bar; with JSON events, as a `message` event.
     pub fn line(&self, text: &str) {
         match self.events {
-            Events::Off => self.bar.suspend(|| eprintln!("{text}")),
+            Events::Off => self.bar.suspend(|| say(text)),
             _ => self.emit("message", json!({ "text": text })),
         }
     }
@@ -97,7 +98,7 @@ impl Progress {
     pub fn finish(&self, summary: &str, fields: Value) {
         self.bar.finish_and_clear();
         match self.events {
-            Events::Off => eprintln!("{summary}"),
+            Events::Off => say(summary),
             _ => self.emit("finish", fields),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chunkfmt::Context;
 use frisbee_cli::progress::{Events, Progress};
-use frisbee_cli::{Exit, Failure, Interrupt, confirm, keys, units};
+use frisbee_cli::{Exit, Failure, Interrupt, confirm, keys, say, units};
 use frisbee_proto::ClientStats;
 use frisbee_udp::{Group, Interface};
 use imageunzip::{Candidate, Event, InstallOptions, Installer, Report};
@@ -95,7 +95,7 @@ impl Inbox {
         loop {
             match self.next(UNTOUCHED)? {
                 Message::Manifest(accepted) => return Ok(accepted),
-                Message::Line(text) => eprintln!("frisbee-client: {text}"),
+                Message::Line(text) => say(&format!("frisbee-client: {text}")),
                 // Chunks come after the manifest, and the pipeline does not run yet.
                 _ => {}
             }
@@ -117,10 +117,10 @@ impl Cli {
         let (manifest, header) = (&accepted.manifest, context.header());
         context.secrets(manifest)?;
         if !context.is_verified() {
-            eprintln!(
+            say(&format!(
                 "frisbee-client: image {} has no owner that was checked: anybody may have made it",
                 header.uuid()
-            );
+            ));
         }
         let target = candidate.fit(header)?;
         if target.holds_data() {

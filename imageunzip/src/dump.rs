@@ -84,7 +84,7 @@ impl Cli {
         key: Option<&chunkfmt::ContentKey>,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
-        let mut reader = source.reader(trust)?;
+        let mut reader = source.reader(trust, interrupt)?;
         let context = Arc::new(Context::without_key(reader.header_bytes(), trust, key)?);
         let header = context.header().clone();
         let readable = key.is_some() || header.cipher() == chunkfmt::Cipher::None;

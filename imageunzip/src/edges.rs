@@ -1,11 +1,15 @@
 //! The two ends of a disk, where partition tables and boot sectors are.
 //!
 //! They are wiped before the first write and written after everything else is on the disk, so that firmware never
-//! finds something to boot on a disk that is not complete: 64 KiB at each end hold MBR, GPT and backup GPT (with
-//! sectors of 4 KiB too), and the superblock of a filesystem without a partition table.
+//! finds something to boot on a disk that is not complete: 1 MiB at each end holds MBR, GPT and backup GPT (with
+//! sectors of 4 KiB too), boot loaders in front of the first partition, and the superblock of a filesystem without a
+//! partition table: that of Btrfs is at 64 KiB, the labels of ZFS reach to 512 KiB from either end.
 
 /// Bytes held back at each end.
-const EDGE: u64 = 64 * 1024;
+const EDGE: u64 = 1 << 20;
+
+/// Bytes at the very beginning, written after the rest of the edges: MBR, GPT header, boot sector, ext superblock.
+const BOOT: usize = 4096;
 
 /// Parts of the disk that are held back until the end.
 pub(crate) struct Edges {
@@ -31,6 +35,16 @@ impl Edges {
     /// Offset and bytes of both edges. Before anything was kept, they are zeros.
     pub(crate) fn parts(&self) -> [(u64, &[u8]); 2] {
         [(0, &self.head), (self.tail_at, &self.tail)]
+    }
+
+    /// The edges in the order in which they are written, with a flush after each: what is looked at first comes last.
+    pub(crate) fn last_writes(&self) -> [(u64, &[u8]); 3] {
+        let (boot, head) = self.head.split_at(self.head.len().min(BOOT));
+        [
+            (self.tail_at, &self.tail),
+            (boot.len() as u64, head),
+            (0, boot),
+        ]
     }
 
     /// Keeps what of `data`, to be written at `offset`, lies in an edge. Returns what does not, with its offset.
@@ -105,7 +119,7 @@ mod tests {
                     written.iter().rev().take(edge).all(|&byte| byte == 0),
                     "the tail is held back"
                 );
-                for (offset, bytes) in edges.parts() {
+                for (offset, bytes) in edges.last_writes() {
                     let at = usize::try_from(offset).unwrap();
                     written[at..at + bytes.len()].copy_from_slice(bytes);
                 }

@@ -97,6 +97,7 @@ pub struct Installer {
     openers: Vec<JoinHandle<()>>,
     writer: Option<JoinHandle<Result<(Disk, Written), Error>>>,
     aborted: Arc<AtomicBool>,
+    free: FreeSpace,
 }
 
 struct Written {
@@ -122,14 +123,14 @@ impl Installer {
         let threads = options.threads.max(1);
         let thread_error = |error: std::io::Error| Error::Thread(error.to_string());
 
-        // Everything that can fail without the disk comes first.
+        // Everything that can fail without the disk comes before the first write, which is the last thing here.
         let openers: Vec<Opener> = (0..threads)
             .map(|_| Opener::new(Arc::clone(context)))
             .collect::<Result<_, _>>()?;
-        let disk = target.begin()?;
 
         let (chunk_sender, chunk_receiver) = options.queue.map_or_else(unbounded, bounded);
         let (spare_sender, spare) = bounded(threads + options.queue.unwrap_or(threads));
+        let (disk_sender, disk_receiver) = bounded(1);
         let (open_sender, open_receiver) = bounded::<Opened>(threads);
         let (empty_sender, empty_receiver) = bounded::<Opened>(2 * threads + 2);
         let openers = openers
@@ -152,7 +153,6 @@ impl Installer {
             })
             .collect::<Result<_, _>>()?;
         let stage = WriteStage {
-            disk,
             sector_size,
             free: options.free,
             empty: empty_sender,
@@ -160,15 +160,23 @@ impl Installer {
         };
         let writer = thread::Builder::new()
             .name("write".into())
-            .spawn(move || stage.run(&open_receiver))
+            .spawn(move || stage.run(&disk_receiver, &open_receiver))
             .map_err(thread_error)?;
-        Ok(Self {
+        let installer = Self {
             chunks: Some(chunk_sender),
             spare,
             openers,
             writer: Some(writer),
             aborted,
-        })
+            free: options.free,
+        };
+        let died = |_| Error::Thread("it ended before the disk came".into());
+        let began = target
+            .begin()
+            .and_then(|disk| disk_sender.send(disk).map_err(died));
+        // A writer that waits for a disk in vain has to hear of it before it is waited for.
+        drop(disk_sender);
+        began.map(|()| installer)
     }
 
     /// A buffer for the next chunk, reused where possible.
@@ -198,7 +206,7 @@ impl Installer {
         if missing > 0 {
             return Err(Error::Incomplete { missing });
         }
-        disk.complete()?;
+        disk.complete(self.free == FreeSpace::Zero)?;
         Ok(written.report)
     }
 
@@ -280,7 +288,6 @@ impl OpenStage {
 
 /// The last stage.
 struct WriteStage {
-    disk: Disk,
     sector_size: u64,
     free: FreeSpace,
     empty: Sender<Opened>,
@@ -288,13 +295,19 @@ struct WriteStage {
 }
 
 impl WriteStage {
-    fn run(mut self, chunks: &Receiver<Opened>) -> Result<(Disk, Written), Error> {
+    fn run(
+        self,
+        disk: &Receiver<Disk>,
+        chunks: &Receiver<Opened>,
+    ) -> Result<(Disk, Written), Error> {
+        let gone = |_| Error::Thread("there is no disk to write".into());
+        let mut disk = disk.recv().map_err(gone)?;
         let mut written = Written {
             report: Report::default(),
             seen: Vec::new(),
         };
         for chunk in chunks {
-            if let Err(error) = self.write(&chunk, &mut written) {
+            if let Err(error) = self.write(&mut disk, &chunk, &mut written) {
                 (self.observer)(Event::Failed);
                 return Err(error);
             }
@@ -304,27 +317,27 @@ impl WriteStage {
             });
             let _ = self.empty.try_send(chunk);
         }
-        Ok((self.disk, written))
+        Ok((disk, written))
     }
 
-    fn write(&mut self, chunk: &Opened, written: &mut Written) -> Result<(), Error> {
+    fn write(&self, disk: &mut Disk, chunk: &Opened, written: &mut Written) -> Result<(), Error> {
         let Some(span) = chunk.span else {
             return Ok(());
         };
         let mut rest = &chunk.data[..];
         let mut position = span.first;
         for region in &chunk.regions {
-            self.gap(position, region.first)?;
+            self.gap(disk, position, region.first)?;
             let bytes =
                 usize::try_from(u64::from(region.sectors) * self.sector_size).unwrap_or(usize::MAX);
             let Some((bytes, behind)) = rest.split_at_checked(bytes) else {
                 break;
             };
-            self.disk.put(region.first * self.sector_size, bytes)?;
+            disk.put(region.first * self.sector_size, bytes)?;
             rest = behind;
             position = region.end();
         }
-        self.gap(position, span.end())?;
+        self.gap(disk, position, span.end())?;
 
         let index = usize::try_from(chunk.index).unwrap_or(usize::MAX);
         if written.seen.len() <= index {
@@ -339,11 +352,11 @@ impl WriteStage {
         Ok(())
     }
 
-    fn gap(&mut self, first: u64, end: u64) -> Result<(), Error> {
+    fn gap(&self, disk: &mut Disk, first: u64, end: u64) -> Result<(), Error> {
         match self.free {
-            FreeSpace::Zero if first < end => self
-                .disk
-                .zero(first * self.sector_size, (end - first) * self.sector_size),
+            FreeSpace::Zero if first < end => {
+                disk.zero(first * self.sector_size, (end - first) * self.sector_size)
+            }
             _ => Ok(()),
         }
     }

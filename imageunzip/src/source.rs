@@ -1,67 +1,100 @@
 //! Where an image comes from: a file that is checked before it is used, or a pipe.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use chunkfmt::{Context, Error, ImageIndex, ImageReader, Manifest, Next, Part, Trust, check_roots};
 use frisbee_cli::{Exit, Failure, Interrupt};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Milliseconds between two looks whether a signal has come.
+const SIGNAL_INTERVAL: u16 = 100;
 
 /// An image to be read from beginning to end.
-pub(crate) enum Source {
-    /// A file, with its name for messages.
-    File(PathBuf, File),
-    /// Standard input.
-    Pipe,
+pub(crate) struct Source {
+    /// For messages.
+    name: PathBuf,
+    file: File,
+    /// It can be read out of order, and twice.
+    seekable: bool,
+}
+
+/// Reads a file or a pipe. A pipe may have nothing to give for long: a signal ends the waiting.
+struct Reader<'a> {
+    file: &'a File,
+    interrupt: &'a Interrupt,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.interrupt.is_raised() {
+                return Err(io::Error::other("interrupted"));
+            }
+            let mut ready = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ready, PollTimeout::from(SIGNAL_INTERVAL)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => return self.file.read(buffer),
+            }
+        }
+    }
 }
 
 impl Source {
     /// Opens `path`; `-` is standard input, and so is a path that names a pipe.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        if path == Path::new("-") {
-            return Ok(Self::Pipe);
-        }
         let fail = |error| Failure::new(Exit::Input, format!("{}: {error}", path.display()));
-        let file = File::open(path).map_err(fail)?;
-        if file.metadata().map_err(fail)?.is_dir() {
-            return Err(Failure::new(
-                Exit::Input,
-                format!("{}: is a directory, not an image", path.display()),
-            ));
+        let (name, file) = if path == Path::new("-") {
+            let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
+            (PathBuf::from("standard input"), File::from(stdin))
+        } else {
+            (path.into(), File::open(path).map_err(fail)?)
+        };
+        let kind = file.metadata().map_err(fail)?.file_type();
+        if kind.is_dir() || kind.is_block_device() {
+            let message = format!("{}: is not a file with an image", name.display());
+            return Err(Failure::new(Exit::Input, message));
         }
-        Ok(Self::File(path.into(), file))
+        Ok(Self {
+            name,
+            file,
+            seekable: kind.is_file(),
+        })
     }
 
     /// The name for messages.
     pub(crate) fn name(&self) -> String {
-        match self {
-            Self::File(path, _) => path.display().to_string(),
-            Self::Pipe => "standard input".into(),
-        }
+        self.name.display().to_string()
     }
 
     /// The file, if it can be read out of order.
     pub(crate) fn seekable(&self) -> Option<&File> {
-        match self {
-            Self::File(_, file) => file
-                .metadata()
-                .is_ok_and(|metadata| metadata.is_file())
-                .then_some(file),
-            Self::Pipe => None,
-        }
+        self.seekable.then_some(&self.file)
     }
 
-    /// A reader from the beginning.
-    pub(crate) fn reader(&self, trust: &Trust) -> Result<ImageReader<Box<dyn Read + '_>>, Error> {
-        let reader: Box<dyn Read> = match self {
-            // Chunk by chunk; only header blocks are small.
-            Self::File(_, file) => Box::new(BufReader::with_capacity(256 * 1024, file)),
-            Self::Pipe => Box::new(std::io::stdin().lock()),
+    /// A reader from the beginning; of a pipe there is only one.
+    pub(crate) fn reader<'a>(
+        &'a self,
+        trust: &Trust,
+        interrupt: &'a Interrupt,
+    ) -> Result<ImageReader<impl Read + use<'a>>, Error> {
+        if self.seekable {
+            (&self.file)
+                .rewind()
+                .map_err(|source| Error::Io { offset: 0, source })?;
+        }
+        let reader = Reader {
+            file: &self.file,
+            interrupt,
         };
-        ImageReader::new(reader, trust.clone())
+        // Chunk by chunk; only header blocks are small.
+        ImageReader::new(BufReader::with_capacity(256 * 1024, reader), trust.clone())
     }
 }
 
@@ -103,10 +136,15 @@ pub(crate) fn check_file(
         }
     };
     let results: Vec<_> = thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(check)).collect();
+        // Fewer threads than wanted check the same, and this one always does.
+        let handles: Vec<_> = (1..threads)
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, check).ok())
+            .collect();
+        let own = check();
         handles
             .into_iter()
             .map(thread::ScopedJoinHandle::join)
+            .chain([Ok(own)])
             .collect()
     });
     for result in results {

@@ -1,6 +1,6 @@
 //! The disk or file that is written: every check that can refuse it, then the writing itself.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -106,6 +106,11 @@ impl Candidate {
                 Some(libc::EBUSY) => in_use("another program has it open exclusively".into()),
                 _ => open_error(error),
             })?;
+        let opened = file.metadata().map_err(open_error)?;
+        let identity = |found: &Metadata| (found.dev(), found.ino(), found.rdev(), found.mode());
+        if identity(&opened) != identity(&metadata) {
+            return Err(in_use("it was replaced while it was opened".into()));
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -252,11 +257,15 @@ impl Target {
                 .read(true)
                 .write(true)
                 .create_new(true)
+                // What was a disk is nobody else's to read.
+                .mode(0o600)
                 .open(&self.path)
                 .map_err(open_error)?,
         };
         // From here on a new file is removed if anything fails.
         let disk = Disk {
+            disk_bytes: self.disk_bytes,
+            size: self.size,
             edges: Edges::new(self.disk_bytes),
             sparse: self.kind == Kind::NewFile,
             zero_range: Some(match self.kind {
@@ -291,6 +300,10 @@ impl Target {
 pub(crate) struct Disk {
     path: PathBuf,
     file: File,
+    /// Bytes of the imaged disk.
+    disk_bytes: u64,
+    /// Bytes of the target.
+    size: u64,
     edges: Edges,
     /// The file was made just now: what is not written is zero.
     sparse: bool,
@@ -333,7 +346,11 @@ impl Disk {
     /// Makes a range zero; the edges are already.
     pub(crate) fn zero(&mut self, offset: u64, length: u64) -> Result<(), Error> {
         let (start, end) = self.edges.middle(offset, length);
-        if self.sparse || start == end {
+        self.zero_out(start, end)
+    }
+
+    fn zero_out(&mut self, start: u64, end: u64) -> Result<(), Error> {
+        if self.sparse || start >= end {
             return Ok(());
         }
         if let Some(flags) = self.zero_range {
@@ -382,13 +399,17 @@ impl Disk {
         Ok(())
     }
 
-    /// Completes the installation: everything is flushed, then the edges are written and flushed.
-    pub(crate) fn complete(mut self) -> Result<(), Error> {
-        self.flush()?;
-        for (offset, bytes) in self.edges.parts() {
-            self.write(offset, bytes)?;
+    /// Completes the installation: everything is flushed, then the edges are written and flushed, the boot sectors
+    /// last. `clear_behind`: what lies behind the imaged disk on a larger target becomes zero as well.
+    pub(crate) fn complete(mut self, clear_behind: bool) -> Result<(), Error> {
+        if clear_behind {
+            self.zero_out(self.disk_bytes, self.size)?;
         }
         self.flush()?;
+        for (offset, bytes) in self.edges.last_writes() {
+            self.write(offset, bytes)?;
+            self.flush()?;
+        }
         self.remove = None;
         Ok(())
     }

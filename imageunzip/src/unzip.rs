@@ -97,6 +97,13 @@ impl Cli {
     ) -> Result<(), Failure> {
         let name = source.name();
         let named = |failure: Failure| failure.context(&name);
+        // What a signal makes fail is not the failure to tell.
+        let interrupted = |failure: Failure| {
+            interrupt
+                .check("nothing was written")
+                .err()
+                .unwrap_or(failure)
+        };
         let mut options = InstallOptions {
             free: self.free.into(),
             ..InstallOptions::default()
@@ -104,20 +111,31 @@ impl Cli {
         if let Some(threads) = self.threads {
             options.threads = threads.into();
         }
-        let mut reader = source.reader(trust).map_err(|error| named(error.into()))?;
+        let mut reader = source
+            .reader(trust, interrupt)
+            .map_err(|error| interrupted(named(error.into())))?;
+        let header_bytes = reader.header_bytes().to_vec();
         let context =
-            Context::new(reader.header_bytes(), trust, key).map_err(|error| named(error.into()))?;
+            Context::new(&header_bytes, trust, key).map_err(|error| named(error.into()))?;
         let target = Target::open(&self.target, context.header())?;
         if target.holds_data() {
             confirm::can_be_confirmed(&self.target, self.yes)?;
         }
         let mut total = context.header().disk_bytes();
+        let mut checked = None;
         if let Some(file) = source.seekable() {
             target.refuse_same_file(file)?;
             let manifest =
                 check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
             total = manifest.head.plain_bytes;
-            reader = rewound(source, trust).map_err(named)?;
+            checked = Some(manifest.head);
+            reader = source
+                .reader(trust, interrupt)
+                .map_err(|error| named(error.into()))?;
+            if reader.header_bytes() != header_bytes {
+                let message = "was changed while it was read: nothing was written";
+                return Err(named(Failure::new(Exit::Input, message)));
+            }
         }
         let header = context.header().clone();
         if target.holds_data() {
@@ -160,10 +178,15 @@ impl Cli {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take()
         };
-        let incomplete = "the disk is incomplete and will not boot";
+        let incomplete = if target.holds_data() {
+            "the disk is incomplete and will not boot"
+        } else {
+            "the unfinished file was removed"
+        };
+        let context = Arc::new(context);
 
         let result = (|| -> Result<Report, Failure> {
-            let installer = Installer::start(&Arc::new(context), target, &options, observer)?;
+            let installer = Installer::start(&context, target, &options, observer)?;
             let read = read_all(
                 &mut reader,
                 || installer.buffer(),
@@ -178,9 +201,18 @@ impl Cli {
                         .map_err(|_| Failure::new(Exit::Io, "writing failed"))
                 },
             );
+            // The end of a pipe is the first place where its manifest can be judged.
+            let read = read.and_then(|manifest| {
+                context.secrets(&manifest)?;
+                match checked.is_none_or(|checked| checked == manifest.head) {
+                    true => Ok(manifest.head.chunks),
+                    false => Err(Failure::new(Exit::Input, "was changed while it was read")),
+                }
+            });
             let chunks = match read {
-                Ok(manifest) => manifest.head.chunks,
+                Ok(chunks) => chunks,
                 Err(failure) => {
+                    interrupt.check(incomplete)?;
                     let failure = installer
                         .abort()
                         .map_or_else(|| named(failure), Failure::from);
@@ -231,15 +263,4 @@ impl Cli {
             }
         }
     }
-}
-
-/// A reader from the beginning of a file that was read before.
-fn rewound<'a>(
-    source: &'a Source,
-    trust: &Trust,
-) -> Result<chunkfmt::ImageReader<Box<dyn std::io::Read + 'a>>, Failure> {
-    if let Some(mut file) = source.seekable() {
-        std::io::Seek::rewind(&mut file).map_err(|error| Failure::new(Exit::Io, error))?;
-    }
-    Ok(source.reader(trust)?)
 }

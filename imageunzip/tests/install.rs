@@ -15,7 +15,7 @@ use imageunzip::{Error, Event, FreeSpace, InstallOptions, Installer, Report, Tar
 
 const SECTOR: usize = 512;
 const SPAN: u64 = 1000;
-const EDGE: usize = 64 * 1024;
+const EDGE: usize = 1 << 20;
 
 /// An image of a disk of `sectors` sectors: in each span of 1000 the first 600 sectors are in use.
 struct Image {
@@ -132,29 +132,31 @@ fn any_order_and_copies_give_the_disk() {
 
 #[test]
 fn a_new_file_is_made_and_a_larger_one_keeps_its_size() {
-    let image = Image::new(3000);
+    let image = Image::new(10_000);
+    let all: Vec<usize> = (0..image.chunks.len()).collect();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("new");
-    image.install(&path, FreeSpace::Skip, &[0, 1, 2]).unwrap();
+    image.install(&path, FreeSpace::Skip, &all).unwrap();
     assert!(fs::read(&path).unwrap() == image.installed(0, FreeSpace::Skip));
 
     let larger = directory.path().join("larger");
-    dirty(&larger, image.disk.len() + (1 << 20));
-    image.install(&larger, FreeSpace::Skip, &[0, 1, 2]).unwrap();
-    let bytes = fs::read(&larger).unwrap();
-    assert_eq!(bytes.len(), image.disk.len() + (1 << 20));
-    assert!(bytes[..image.disk.len()] == image.installed(0xDD, FreeSpace::Skip));
-    let end = bytes.len() - EDGE;
-    assert!(
-        bytes[image.disk.len()..end]
-            .iter()
-            .all(|&byte| byte == 0xDD),
-        "what is behind the disk is kept"
-    );
-    assert!(
-        bytes[end..].iter().all(|&byte| byte == 0),
-        "but for the backup of the old partition table"
-    );
+    for free in [FreeSpace::Skip, FreeSpace::Zero] {
+        dirty(&larger, image.disk.len() + 4 * EDGE);
+        image.install(&larger, free, &all).unwrap();
+        let bytes = fs::read(&larger).unwrap();
+        assert_eq!(bytes.len(), image.disk.len() + 4 * EDGE);
+        assert!(bytes[..image.disk.len()] == image.installed(0xDD, free));
+        let (behind, end) = bytes[image.disk.len()..].split_at(3 * EDGE);
+        let expected = if free == FreeSpace::Zero { 0 } else { 0xDD };
+        assert!(
+            behind.iter().all(|&byte| byte == expected),
+            "behind the disk, {free:?}"
+        );
+        assert!(
+            end.iter().all(|&byte| byte == 0),
+            "the backup of the old partition table"
+        );
+    }
 }
 
 #[test]

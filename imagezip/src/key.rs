@@ -1,10 +1,11 @@
 //! `imagekey`: makes the keys, and shows what they are.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use chunkfmt::{ContentKey, SigningKey};
 use clap::{Parser, Subcommand};
-use frisbee_cli::{Exit, Failure, exit, keys};
+use frisbee_cli::{Exit, Failure, exit, keys, say};
 
 const EXAMPLES: &str = "Examples:
   imagekey sign owner.key          makes owner.key (keep it offline) and owner.pub (give it to every node)
@@ -57,22 +58,17 @@ impl Cli {
                 let key = ContentKey::generate()?;
                 let text = zeroize_line(&key);
                 keys::write_new(file, &text, 0o600)?;
-                eprintln!("{}: content key (secret)", file.display());
+                say(&format!("{}: content key (secret)", file.display()));
                 Ok(())
             }
             Command::Public { file } => {
-                print!(
-                    "{}",
-                    keys::load_signing_key(file)?.verifying_key().to_pem()?
-                );
-                Ok(())
+                print(&keys::load_signing_key(file)?.verifying_key().to_pem()?)
             }
             Command::Show { file } => {
                 let public = keys::load_verifying_key(file);
                 let key = public
                     .or_else(|_| keys::load_signing_key(file).map(|key| key.verifying_key()))?;
-                println!("Ed25519 {}", key.id());
-                Ok(())
+                print(&format!("Ed25519 {}\n", key.id()))
             }
         }
     }
@@ -100,14 +96,19 @@ fn make_signing_key(file: &Path) -> Result<(), Failure> {
         let _ = std::fs::remove_file(&public);
         return Err(failure);
     }
-    eprintln!(
+    say(&format!(
         "{}: signing key (secret), id {}",
         file.display(),
         key.verifying_key().id()
-    );
-    eprintln!(
+    ));
+    say(&format!(
         "{}: public key, for imageunzip --trust and frisbee-client --trust",
         public.display()
-    );
+    ));
     Ok(())
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|error| Failure::new(Exit::Io, format!("standard output: {error}")))
 }

@@ -1,7 +1,8 @@
 //! Where the image goes: a file that appears under its name only when it is whole, or standard output.
 
-use std::fs::{self, Metadata, Permissions};
-use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ pub(crate) enum Output {
         path: PathBuf,
         overwrite: bool,
     },
-    Pipe(StdoutLock<'static>),
+    Pipe(File),
 }
 
 impl Output {
@@ -38,7 +39,12 @@ impl Output {
                 let message = "standard output is a terminal: redirect it into a file or a pipe";
                 return Err(Failure::new(Exit::Usage, message));
             }
-            return Ok(Self::Pipe(stdout.lock()));
+            // The library's stdout takes writing to a closed one for success.
+            let stdout = stdout
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|error| Failure::new(Exit::Io, format!("standard output: {error}")))?;
+            return Ok(Self::Pipe(stdout.into()));
         }
         if let Ok(found) = fs::symlink_metadata(path) {
             let name = path.display();
@@ -103,7 +109,7 @@ impl Output {
                 let directory = path
                     .parent()
                     .filter(|parent| !parent.as_os_str().is_empty());
-                fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+                File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
             }
             Self::Pipe(mut stdout) => stdout.flush(),
         }

@@ -134,7 +134,7 @@ impl Scan<'_> {
             let len = if first.uninit {
                 1
             } else {
-                side_by_side(rest).min(max_blocks)
+                side_by_side(&rest[..rest.len().min(max_blocks)])
             };
             let (batch, tail) = rest.split_at(len);
             rest = tail;
