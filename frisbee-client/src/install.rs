@@ -9,7 +9,7 @@ use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, keys, say, units};
 use frisbee_proto::ClientStats;
 use frisbee_udp::{Group, Interface};
-use imageunzip::{Candidate, Event, InstallOptions, Installer, Report};
+use imageunzip::{Candidate, Event, InstallOptions, Installer, Report, Stopped};
 use serde_json::json;
 
 use crate::Cli;
@@ -43,6 +43,11 @@ impl Cli {
             confirm::can_be_confirmed(&self.target, self.yes)?;
         }
         let interrupt = Interrupt::watch()?;
+        if !self.json {
+            say(&format!(
+                "frisbee-client: waiting for an image on {group}, {interface}"
+            ));
+        }
         let (sender, messages) = mpsc::channel();
         let wanted = Wanted {
             trust,
@@ -165,9 +170,11 @@ impl Cli {
                 Event::Failed => drop(sender.send(Message::WriteFailed)),
             }
         };
-        let installed = Installer::start(context, target, &options, observer)
-            .map_err(Failure::from)
-            .and_then(|installer| feed(installer, manifest.head.chunks, inbox, &progress));
+        // A manifest may be an old one that somebody repeats. Until somebody has the chunks, the disk stays as it is.
+        let installed = first_chunk(inbox, manifest.head.chunks, &progress).and_then(|first| {
+            let installer = Installer::start(context, target, &options, observer)?;
+            feed(installer, first, manifest.head.chunks, inbox, &progress)
+        });
         match installed {
             Ok((report, stats)) => {
                 self.show_finish(context, &progress, &report, &stats);
@@ -213,14 +220,34 @@ impl Cli {
     }
 }
 
+/// Waits for the first chunk of an image that has any.
+fn first_chunk(
+    inbox: &Inbox,
+    chunks: u32,
+    progress: &Progress,
+) -> Result<Option<(u32, Vec<u8>)>, Failure> {
+    if chunks == 0 {
+        return Ok(None);
+    }
+    loop {
+        match inbox.next(UNTOUCHED)? {
+            Message::Chunk { index, bytes } => return Ok(Some((index, bytes))),
+            Message::Line(text) => progress.line(&format!("frisbee-client: {text}")),
+            // Nothing else can come before a chunk.
+            _ => {}
+        }
+    }
+}
+
 /// Feeds the pipeline until everything is on the disk.
 fn feed(
     installer: Installer,
+    first: Option<(u32, Vec<u8>)>,
     chunks: u32,
     inbox: &Inbox,
     progress: &Progress,
 ) -> Result<(Report, ClientStats), Failure> {
-    match submit_all(&installer, inbox, progress) {
+    match submit_all(&installer, first, inbox, progress) {
         Ok(stats) => {
             let report = installer.finish(chunks);
             // A chunk that was refused at the very end says more than that it is missing.
@@ -247,20 +274,23 @@ fn feed(
 
 fn submit_all(
     installer: &Installer,
+    first: Option<(u32, Vec<u8>)>,
     inbox: &Inbox,
     progress: &Progress,
 ) -> Result<ClientStats, Failure> {
+    let stopped = |_| Failure::new(Exit::Io, "writing failed");
+    if let Some((index, bytes)) = first {
+        installer.submit(index, bytes).map_err(stopped)?;
+    }
     loop {
         match inbox.next(INCOMPLETE)? {
             Message::Chunk { index, bytes } => {
-                installer
-                    .submit(index, bytes)
-                    .map_err(|_| Failure::new(Exit::Io, "writing failed"))?;
+                installer.submit(index, bytes).map_err(stopped)?;
             }
             Message::Received(stats) => return Ok(stats),
             Message::Line(text) => progress.line(&format!("frisbee-client: {text}")),
             Message::Refused { index, error } => return Err(refused(index, error)),
-            Message::WriteFailed => return Err(Failure::new(Exit::Io, "writing failed")),
+            Message::WriteFailed => return Err(stopped(Stopped)),
             Message::Manifest(_) | Message::Failed(_) => {}
         }
     }

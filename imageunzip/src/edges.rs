@@ -124,6 +124,12 @@ mod tests {
                     written[at..at + bytes.len()].copy_from_slice(bytes);
                 }
                 assert!(written == disk, "size {size}, pieces of {piece}");
+                let (offset, boot) = edges.last_writes()[2];
+                assert_eq!(
+                    (offset, boot.len()),
+                    (0, size.min(BOOT)),
+                    "the last of the last writes"
+                );
             }
         }
     }

@@ -9,7 +9,7 @@ use chunkfmt::{Codec, ImageHeader, Sealer};
 use clap::{ArgGroup, Parser, ValueEnum};
 use diskmap::{DiskMap, Options, ReadAt};
 use frisbee_cli::progress::{Events, Progress};
-use frisbee_cli::{Failure, Interrupt, exit, keys, units};
+use frisbee_cli::{Exit, Failure, Interrupt, exit, keys, units};
 use serde_json::json;
 
 use crate::output::Output;
@@ -125,6 +125,13 @@ impl Cli {
             path: self.source.clone(),
             source,
         })?;
+        if map.disk_sectors == 0 {
+            let message = format!(
+                "{}: is empty: there is no disk to image",
+                self.source.display()
+            );
+            return Err(Failure::new(Exit::Input, message));
+        }
         let header = ImageHeader::new(
             self.image_name(),
             self.epoch.unwrap_or_else(now),
