@@ -266,7 +266,7 @@ impl Drive {
         self.housekeeping = now + HOUSEKEEPING;
         self.note_drops();
         let stats = self.client.stats();
-        let progress = stats.blocks.saturating_add(stats.objects_done);
+        let progress = stats.proven.saturating_add(stats.objects_done);
         match self.patience.look(now, progress, self.delivered > 0) {
             Verdict::Wait => {}
             Verdict::Say(waited) => self.line(format!(

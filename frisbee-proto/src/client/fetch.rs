@@ -16,7 +16,8 @@ use super::passing::Passing;
 use super::servers::{Heard, Servers};
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED, TICK, soon,
+    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED, STUCK, TICK,
+    soon,
 };
 use super::{ClientOutput, ClientStats, Event};
 use crate::layout::{Layout, Unit};
@@ -49,6 +50,8 @@ pub(super) struct Fetch {
     requested: Option<Instant>,
     /// Since when something useful should have come from the server being asked, and has not.
     in_vain: Option<Instant>,
+    /// When something was proven last, whoever sent it; or when the image was chosen.
+    proven: Instant,
 }
 
 impl Fetch {
@@ -75,6 +78,7 @@ impl Fetch {
             heartbeat_at: now + HEARTBEAT,
             requested: None,
             in_vain: None,
+            proven: now,
         };
         fetch.refill(now);
         fetch
@@ -83,6 +87,11 @@ impl Fetch {
     /// Where requests go.
     pub(super) fn server(&self) -> SocketAddr {
         self.servers.current().requests()
+    }
+
+    /// Whether the manifest does not come, so that another image may be chosen.
+    pub(super) fn is_stuck(&self, now: Instant) -> bool {
+        self.stock.done() == 0 && now.saturating_duration_since(self.proven) >= STUCK
     }
 
     /// Takes an ANNOUNCE with the admitted head. True if requests go to another server now.
@@ -141,11 +150,17 @@ impl Fetch {
             }
         };
         let before = open.incoming.forged();
+        let proven_before = open.incoming.proven_blocks();
         let outcome = match unit {
             Unit::Block(block) => open.incoming.block(block, payload),
             Unit::Node(node) => open.incoming.node(node, payload),
         };
         stats.forged += open.incoming.forged() - before;
+        let proven = open.incoming.proven_blocks() - proven_before;
+        stats.proven += u64::from(proven);
+        if proven > 0 {
+            self.proven = now;
+        }
         stats.bad_groups += u64::from(outcome == Outcome::Suspect);
         let suspect = matches!(outcome, Outcome::Suspect | Outcome::Forged);
         match outcome {

@@ -1,5 +1,6 @@
 //! The client: chooses an image, takes and verifies every block that passes, and asks for what it lacks.
 
+mod avoided;
 mod fetch;
 mod object;
 mod passing;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use chunkfmt::BLOCK_SIZE;
 use chunkfmt::tree::Cv;
 
+use self::avoided::AvoidedImages;
 use self::fetch::Fetch;
 use self::servers::Servers;
 use self::stock::Stock;
@@ -39,11 +41,12 @@ pub struct Admitted {
 
 /// The caller's judgement of what is trusted: the client machine holds no key.
 pub trait Admission {
-    /// Judges the 1 KiB manifest head of an ANNOUNCE: its signature, and whether this is the image wanted. Called only
-    /// while no image is chosen, at most 200 times a second whatever arrives.
+    /// Judges the 1 KiB manifest head of an ANNOUNCE: its signature, and whether this is the image wanted. Called
+    /// while no image is chosen, while the manifest of the chosen one does not come, and for that one once more right
+    /// before [`Admission::open_manifest`]; at most some 200 times a second whatever arrives.
     fn admit(&mut self, head: &[u8; 1024]) -> Option<Admitted>;
 
-    /// Takes object 0, which has the root that [`Admission::admit`] returned, and returns the objects of all chunks in
+    /// Takes object 0, which has the root that [`Admission::admit`] returned last, and returns the objects of all chunks in
     /// order (object 1 is the first of them). `None` if it is not understood: the client then gives up with
     /// [`Event::ManifestRefused`]. Called at most once.
     fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Vec<ObjectInfo>>;
@@ -76,7 +79,8 @@ impl Default for ClientConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// An image was admitted; its manifest is being fetched.
+    /// An image was admitted; its manifest is being fetched. Comes again for another image if nothing proven comes of
+    /// this one, but not after [`Event::Manifest`].
     ImageChosen {
         /// The image.
         uuid: [u8; 16],
@@ -131,6 +135,8 @@ pub struct ClientStats {
     pub refused_heads: u64,
     /// Blocks kept.
     pub blocks: u64,
+    /// Blocks proven, in whole groups: what a liar cannot make up.
+    pub proven: u64,
     /// Blocks and proofs already there.
     pub duplicates: u64,
     /// Blocks that passed while no buffer was free.
@@ -162,6 +168,7 @@ pub struct Client<A> {
     random: fastrand::Rng,
     phase: Phase,
     out: VecDeque<ClientOutput>,
+    avoided: AvoidedImages,
     /// Start of the second in which heads are counted, and how many there were.
     heads: (Instant, u32),
     stats: ClientStats,
@@ -188,6 +195,7 @@ impl<A: Admission> Client<A> {
             random,
             phase: Phase::Choosing,
             out,
+            avoided: AvoidedImages::default(),
             heads: (now, 0),
             stats,
         }
@@ -206,8 +214,8 @@ impl<A: Admission> Client<A> {
             self.stats.malformed += 1;
             return;
         };
-        if let Phase::Choosing = self.phase
-            && let Message::Announce(announce, head) = message
+        if let Message::Announce(announce, head) = message
+            && self.may_choose(now, &uuid)
         {
             return self.choose(now, from, (stream, sequence), uuid, announce, head);
         }
@@ -315,6 +323,17 @@ impl<A: Admission> Client<A> {
         self.admission
     }
 
+    /// Whether this image may become the chosen one: a head alone, which anybody can repeat, binds nobody.
+    fn may_choose(&self, now: Instant, uuid: &[u8; 16]) -> bool {
+        match &self.phase {
+            Phase::Choosing => true,
+            Phase::Fetching(fetch) => {
+                fetch.uuid != *uuid && fetch.is_stuck(now) && !self.avoided.contains(now, uuid)
+            }
+            Phase::Over => false,
+        }
+    }
+
     fn choose(
         &mut self,
         now: Instant,
@@ -340,6 +359,9 @@ impl<A: Admission> Client<A> {
             self.stats.refused_heads += 1;
             return;
         };
+        if let Phase::Fetching(fetch) = &self.phase {
+            self.avoided.add(now, fetch.uuid);
+        }
         let object0 = ObjectInfo {
             blocks: admitted.object_blocks,
             root: admitted.object_root,
@@ -363,7 +385,9 @@ impl<A: Admission> Client<A> {
         };
         self.stats.objects_done += 1;
         if object == 0 {
-            let chunks = self.admission.open_manifest(bytes);
+            // Since it was chosen, other heads may have been judged.
+            let admitted = self.admission.admit(&fetch.head);
+            let chunks = admitted.and_then(|_| self.admission.open_manifest(bytes));
             let Some(chunks) = chunks.filter(|chunks| crate::check_sizes(1, chunks).is_ok()) else {
                 self.out
                     .push_back(ClientOutput::Event(Event::ManifestRefused));

@@ -44,6 +44,8 @@ pub(super) struct Incoming {
     have: Bits,
     /// Groups proven.
     proven: Bits,
+    /// Blocks of these.
+    proven_blocks: u32,
     /// Children of the nodes of level 1 and up that are proven.
     nodes: BTreeMap<NodeId, Vec<Cv>>,
     held: Vec<(NodeId, Vec<Cv>)>,
@@ -63,6 +65,7 @@ impl Incoming {
             bytes: vec![0; bytes],
             have: Bits::new(info.blocks),
             proven: Bits::new(layout.shape().groups()),
+            proven_blocks: 0,
             nodes: BTreeMap::new(),
             held: Vec::new(),
             suspects: BTreeMap::new(),
@@ -78,6 +81,11 @@ impl Incoming {
     /// Blocks that are not there.
     pub(super) fn blocks_missing(&self) -> u32 {
         self.blocks() - self.have.count()
+    }
+
+    /// Blocks of the groups that are proven.
+    pub(super) fn proven_blocks(&self) -> u32 {
+        self.proven_blocks
     }
 
     /// Blocks and nodes found false so far.
@@ -205,6 +213,7 @@ impl Incoming {
         let bytes = &self.bytes[range.start as usize * BLOCK_SIZE..range.end as usize * BLOCK_SIZE];
         if self.shape().group_value(group, bytes) == value {
             self.proven.set(group);
+            self.proven_blocks += range.end - range.start;
             self.suspects.remove(&group);
             return Outcome::New;
         }

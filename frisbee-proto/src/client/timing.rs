@@ -24,6 +24,8 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) const STALLED: Duration = Duration::from_millis(200);
 /// And after so long in any case.
 pub(super) const DEAD: Duration = Duration::from_secs(1);
+/// Another image may be chosen when nothing of the manifest was proven for so long.
+pub(super) const STUCK: Duration = Duration::from_secs(2);
 
 const MIN_TIMEOUT: Duration = Duration::from_millis(50);
 const MAX_TIMEOUT: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use crate::world::{Forger, Setup, World, seeds};
 
 const RATE: Option<u64> = Some(200_000_000);
 
-fn forger_address() -> SocketAddr {
+pub(crate) fn forger_address() -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 99], 6666))
 }
 
@@ -152,7 +152,7 @@ fn a_head_that_is_not_admitted_is_nothing() {
 }
 
 /// An ANNOUNCE with the genuine head and these claims.
-fn announce(
+pub(crate) fn announce(
     golden: &Golden,
     number: u16,
     sequence: u32,

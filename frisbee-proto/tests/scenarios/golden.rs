@@ -61,23 +61,31 @@ impl Golden {
     }
 }
 
-/// Admits one head and knows what its manifest says.
+/// Admits the heads of these images and knows what their manifests say.
 #[derive(Debug)]
-pub(crate) struct Owner(pub(crate) Arc<Golden>);
+pub(crate) struct Owner {
+    pub(crate) images: Vec<Arc<Golden>>,
+    pub(crate) admitted: Option<Arc<Golden>>,
+}
 
 impl Admission for Owner {
     fn admit(&mut self, head: &[u8; 1024]) -> Option<Admitted> {
-        let object0 = self.0.image.objects[0];
-        let admitted = Admitted {
-            uuid: self.0.image.uuid,
+        let golden = self
+            .images
+            .iter()
+            .find(|golden| *head == *golden.image.head)?;
+        self.admitted = Some(Arc::clone(golden));
+        let object0 = golden.image.objects[0];
+        Some(Admitted {
+            uuid: golden.image.uuid,
             object_blocks: object0.blocks,
             object_root: object0.root,
-        };
-        (*head == *self.0.image.head).then_some(admitted)
+        })
     }
 
     fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Vec<ObjectInfo>> {
-        assert_eq!(object0, self.0.bytes[0], "an unverified manifest");
-        Some(self.0.image.objects[1..].to_vec())
+        let golden = self.admitted.as_ref()?;
+        assert_eq!(object0, golden.bytes[0], "an unverified manifest");
+        Some(golden.image.objects[1..].to_vec())
     }
 }

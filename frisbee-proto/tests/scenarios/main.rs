@@ -7,6 +7,7 @@
 mod credit;
 mod forgery;
 mod golden;
+mod liars;
 mod link;
 mod loss;
 mod servers;

@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) credit: u32,
     /// From the delivery of an object to its release, one object at a time.
     pub(crate) consume: Duration,
+    /// Other images that it trusts.
+    pub(crate) trusted: Vec<Arc<Golden>>,
 }
 
 impl Default for Setup {
@@ -44,6 +46,7 @@ impl Default for Setup {
             up: Quality::GOOD,
             credit: 16 << 10,
             consume,
+            trusted: Vec::new(),
         }
     }
 }
@@ -198,9 +201,15 @@ impl World {
             ..ClientConfig::default()
         };
         let place = self.nodes.len();
+        let mut images = setup.trusted.clone();
+        images.push(Arc::clone(golden));
+        let owner = Owner {
+            images,
+            admitted: None,
+        };
         self.schedule(self.now + setup.start, Happening::Start(place));
         self.nodes.push(Node {
-            client: Client::new(self.now + setup.start, config, Owner(Arc::clone(golden))),
+            client: Client::new(self.now + setup.start, config, owner),
             golden: Arc::clone(golden),
             down: Link::new(setup.down, self.random.u64(..)),
             up: Link::new(setup.up, self.random.u64(..)),
