@@ -14,6 +14,7 @@ use chunkfmt::BLOCK_SIZE;
 use super::object::Outcome;
 use super::passing::Passing;
 use super::servers::{Heard, Servers};
+use super::slow::Yield;
 use super::stock::{NoPlace, Stock};
 use super::timing::{
     CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED, STUCK, TICK,
@@ -48,8 +49,9 @@ pub(super) struct Fetch {
     tick_at: Instant,
     heartbeat_at: Instant,
     requested: Option<Instant>,
-    /// Since when something useful should have come from the server being asked, and has not.
+    /// Since when something proven should have come from the server being asked, and has not.
     in_vain: Option<Instant>,
+    yields: Yield,
     /// When something was proven last, whoever sent it; or when the image was chosen.
     proven: Instant,
 }
@@ -78,6 +80,7 @@ impl Fetch {
             heartbeat_at: now + HEARTBEAT,
             requested: None,
             in_vain: None,
+            yields: Yield::default(),
             proven: now,
         };
         fetch.refill(now);
@@ -176,9 +179,7 @@ impl Fetch {
             Outcome::Forged => {}
         }
         let complete = open.incoming.is_complete();
-        if matches!(outcome, Outcome::New | Outcome::Suspect)
-            && self.servers.useful(now, from, stream)
-        {
+        if proven > 0 && self.servers.useful(now, from, stream, proven) {
             self.in_vain = None;
         }
         if opened
@@ -293,7 +294,11 @@ impl Fetch {
             self.in_vain = None;
         }
         let vain = self.in_vain_for(now);
-        let changed = vain >= self.servers.patience(now) && self.change_server(now);
+        let (_, under_way) = self.spoken_for(now);
+        let server = self.servers.current();
+        let (rate, proven) = (server.announce.rate, server.proven());
+        let slow = self.yields.is_slow(now, under_way, rate, proven);
+        let changed = (slow || vain >= self.servers.patience(now)) && self.change_server(now);
         let mut next = now + SLOW_TICK;
         let mut due = false;
         let trip = &self.trip;
@@ -345,6 +350,7 @@ impl Fetch {
             return false;
         }
         self.in_vain = Some(now);
+        self.yields = Yield::default();
         self.passing = Passing::default();
         self.asked.clear();
         for open in self.stock.open.values_mut() {

@@ -7,6 +7,7 @@ mod passing;
 mod requests;
 mod sequence;
 mod servers;
+mod slow;
 mod stock;
 mod timing;
 

@@ -23,13 +23,20 @@ pub(super) struct Known {
     /// The newest ANNOUNCE; promises that have come true since are taken out of it.
     pub(super) announce: Announce,
     heard: Instant,
-    /// When something new came from it.
+    /// When something that came from it was proven.
     useful: Option<Instant>,
+    /// Blocks proven with what came from it.
+    proven: u64,
     /// It was asked, and left because nothing came.
     failed: bool,
 }
 
 impl Known {
+    /// Blocks proven with what came from it.
+    pub(super) fn proven(&self) -> u64 {
+        self.proven
+    }
+
     /// Number of its run.
     pub(super) fn stream(&self) -> u16 {
         self.stream
@@ -143,12 +150,20 @@ impl Servers {
         self.known[index].sequence.take(sequence) && index == self.current
     }
 
-    /// Something new came from this server. True if it is the one being asked.
-    pub(super) fn useful(&mut self, now: Instant, source: SocketAddr, stream: u16) -> bool {
+    /// Something that came from this server proved so many blocks. True if it is the one being asked.
+    pub(super) fn useful(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        stream: u16,
+        blocks: u32,
+    ) -> bool {
         let Some(index) = self.find(source, stream) else {
             return false;
         };
-        (self.known[index].useful, self.known[index].failed) = (Some(now), false);
+        let known = &mut self.known[index];
+        (known.useful, known.failed) = (Some(now), false);
+        known.proven = known.proven.saturating_add(u64::from(blocks));
         index == self.current
     }
 
@@ -209,6 +224,7 @@ impl Known {
             announce,
             heard: now,
             useful: None,
+            proven: 0,
             failed: false,
         }
     }
@@ -235,7 +251,7 @@ mod tests {
         let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
         let mut servers = Servers::new(now, address(1), 1, 0, announce());
         servers.announce(now, address(2), 2, 0, announce(), &mut random);
-        servers.useful(now, address(2), 2);
+        servers.useful(now, address(2), 2, 16);
         for port in 3..2000 {
             servers.announce(now, address(port), 9, 0, announce(), &mut random);
             assert!(servers.known.len() <= MAX_KNOWN);

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use chunkfmt::tree::{NodeId, Tree};
+use frisbee_proto::wire::Stream;
+
 use crate::forgery::{announce, forger_address};
 use crate::golden::Golden;
 use crate::world::{Setup, World, seeds};
@@ -73,5 +76,85 @@ fn of_many_old_heads_each_is_tried_once_before_the_true_one_is_found() {
             "seed {seed}: {:?}",
             world.finished()
         );
+    }
+}
+
+/// A client whose first server sends the manifest and then `trickle`: what it does in a tick of 10 ms, a block of
+/// object 1 and whether it is true. There is an idle true server on the group.
+fn behind_a_liar(seed: u64, trickle: fn(u32) -> Option<(u32, bool)>) {
+    let golden = Golden::new(&[9, 500, 500, 2065, 2065], seed);
+    let mut world = World::new(seed);
+    world.join(&golden, &Setup::default());
+    let (liar, tree) = (golden.clone(), Tree::build(&golden.bytes[1]).unwrap());
+    let stream = Stream {
+        number: 7,
+        uuid: golden.image.uuid,
+    };
+    let block = move |object: u32, block: u32, change: u8| {
+        let bytes = &liar.bytes[object as usize][block as usize * 1024..][..1024];
+        let mut payload: [u8; 1024] = bytes.try_into().unwrap();
+        payload[0] ^= change;
+        let mut datagram = Vec::new();
+        stream.data(&mut datagram, 20 + block, object, block, &payload);
+        datagram
+    };
+    let mut first: Vec<_> = (0..9).map(|number| block(0, number, 0)).collect();
+    let top = NodeId { level: 1, index: 0 };
+    let children = tree.node(&golden.bytes[1], top).unwrap();
+    let mut datagram = Vec::new();
+    let stream = Stream {
+        number: 7,
+        uuid: golden.image.uuid,
+    };
+    stream.proof(&mut datagram, 30, 1, top, &children);
+    first.push(datagram);
+    world.at(millis(2), move |world| {
+        for datagram in first {
+            world.multicast(forger_address(), &datagram);
+        }
+    });
+    for tick in 0..1500 {
+        let liar = golden.clone();
+        let sent = trickle(tick).map(|(number, truth)| block(1, number, u8::from(!truth)));
+        world.at(millis(1 + u64::from(tick) * 10), move |world| {
+            if tick % 10 == 0 {
+                let head = announce(&liar, 7, tick, false, 0xff, 0);
+                world.multicast(forger_address(), &head);
+            }
+            if let Some(sent) = sent {
+                world.multicast(forger_address(), &sent);
+            }
+        });
+    }
+    let served = golden.clone();
+    world.at(millis(10), move |world| _ = world.serve(&served, RATE));
+    world.run();
+    assert!(
+        world.finished() < Duration::from_secs(6),
+        "seed {seed}: {:?}",
+        world.finished()
+    );
+    assert!(world.nodes[0].stats().proven <= world.nodes[0].stats().blocks);
+}
+
+#[test]
+fn a_server_that_promises_everything_and_sends_false_blocks_is_left() {
+    for seed in seeds() {
+        // A new block every 100 ms, never a whole group.
+        behind_a_liar(seed, |tick| {
+            let number = tick / 10;
+            let place = number / 15 * 16 + number % 15;
+            (tick % 10 == 0 && place < 500).then_some((place, false))
+        });
+    }
+}
+
+#[test]
+fn a_server_that_only_trickles_is_left() {
+    for seed in seeds() {
+        // A whole true group every 640 ms.
+        behind_a_liar(seed, |tick| {
+            (tick % 4 == 0 && tick / 4 < 500).then_some((tick / 4, true))
+        });
     }
 }

@@ -60,7 +60,7 @@ impl Fetch {
     }
 
     /// Blocks of the credit that are in use or will be by what is under way; and blocks still to come of that.
-    fn spoken_for(&self, now: Instant) -> (u32, u32) {
+    pub(super) fn spoken_for(&self, now: Instant) -> (u32, u32) {
         let coming = self
             .coming(now)
             .map(|object| self.stock.blocks(object))
