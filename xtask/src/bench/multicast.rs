@@ -13,7 +13,7 @@ use e2e::disk::{Disk, Recipe, Table};
 use e2e::image::Keys;
 use e2e::netns::Netns;
 use e2e::room::{INTERFACE, Room};
-use e2e::{events, ranges, scratch};
+use e2e::{events, ranges};
 use nix::sys::signal::Signal;
 
 use super::pairs::{Figures, Pairs};
@@ -228,7 +228,7 @@ fn eight_clients(runs: usize) -> Result<()> {
     let bytes = fs::metadata(&bench.image)?.len();
     let (mut blocks, mut wire) = (Figures::default(), Figures::default());
     let used = bench.disk.allocated()?;
-    let directory = scratch::directory()?;
+    let directory = memory()?;
     for _ in 0..runs {
         let room = Room::new()?;
         let switch = room.machine()?;
