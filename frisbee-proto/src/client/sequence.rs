@@ -5,6 +5,8 @@
 
 /// A step forward that is believed at once.
 const MAX_STEP: u32 = 3000;
+/// Wild numbers remembered: a forger must send as many between two true ones to keep these from being believed.
+const MAX_WILD: usize = 16;
 /// How close behind the first one the confirmation of a wild number must be.
 const CONFIRMED_WITHIN: u32 = 64;
 
@@ -12,8 +14,10 @@ const CONFIRMED_WITHIN: u32 = 64;
 pub(super) struct Sequence {
     /// The next number expected: one more than the highest that was believed.
     next: u32,
-    /// A wild number that waits for its confirmation: one more than it.
-    wild: Option<u32>,
+    /// The last wild numbers, which wait for their confirmation: one more than each.
+    wild: [Option<u32>; MAX_WILD],
+    /// Where the next one goes.
+    oldest: usize,
     /// Expected and received since the last report.
     expected: u32,
     received: u32,
@@ -24,7 +28,8 @@ impl Sequence {
     pub(super) fn new(first: u32) -> Self {
         Self {
             next: first.wrapping_add(1),
-            wild: None,
+            wild: [None; MAX_WILD],
+            oldest: 0,
             expected: 1,
             received: 1,
         }
@@ -50,7 +55,9 @@ impl Sequence {
         }
         if self
             .wild
-            .is_some_and(|wild| number.wrapping_sub(wild) < CONFIRMED_WITHIN)
+            .iter()
+            .flatten()
+            .any(|&wild| number.wrapping_sub(wild) < CONFIRMED_WITHIN)
         {
             // Forward it is a gap, backward a restart whose losses nobody knows.
             let lost = if step < 1 << 31 {
@@ -61,7 +68,8 @@ impl Sequence {
             self.advance(number, lost);
             return true;
         }
-        self.wild = Some(number.wrapping_add(1));
+        self.wild[self.oldest] = Some(number.wrapping_add(1));
+        self.oldest = (self.oldest + 1) % MAX_WILD;
         false
     }
 
@@ -74,7 +82,7 @@ impl Sequence {
 
     fn advance(&mut self, number: u32, expected: u32) {
         self.next = number.wrapping_add(1);
-        self.wild = None;
+        self.wild = [None; MAX_WILD];
         self.expected = self.expected.saturating_add(expected);
         self.received = self.received.saturating_add(1);
     }
@@ -94,6 +102,19 @@ mod tests {
         assert_eq!(sequence.report(), (5, 4));
         assert!(!sequence.take(4), "late");
         assert_eq!(sequence.report(), (1, 0));
+    }
+
+    #[test]
+    fn other_wild_numbers_do_not_keep_a_true_one_from_being_believed() {
+        let mut sequence = Sequence::new(100);
+        for step in 0..15 {
+            assert!(!sequence.take(50_000));
+            for forged in 0..step {
+                assert!(!sequence.take(1_000_000 + forged * 1000 + step * 100_000));
+            }
+            assert!(sequence.take(50_001));
+            assert!(!sequence.take(100) && sequence.take(101), "and back");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The few servers known for the chosen image, and which of them is asked.
 //!
-//! A server is known by the source address and stream number of its ANNOUNCEs, which carry the very head that was
+//! A server is known by the source address, stream number and request address of its ANNOUNCEs, which carry the very head that was
 //! admitted. Anyone can send a copy of it, so being known means nothing: a server that has delivered something stays,
 //! one that was asked in vain leaves first.
 
@@ -35,6 +35,10 @@ impl Known {
     /// Blocks proven with what came from it.
     pub(super) fn proven(&self) -> u64 {
         self.proven
+    }
+
+    fn is(&self, source: SocketAddr, stream: u16) -> bool {
+        self.stream == stream && self.source == source
     }
 
     /// Number of its run.
@@ -108,7 +112,10 @@ impl Servers {
         announce: Announce,
         random: &mut fastrand::Rng,
     ) -> Heard {
-        if let Some(index) = self.find(source, stream) {
+        let requests = announce.request_address;
+        let same =
+            |known: &Known| known.is(source, stream) && known.announce.request_address == requests;
+        if let Some(index) = self.known.iter().position(same) {
             let known = &mut self.known[index];
             if known.sequence.take(sequence) {
                 known.announce = announce;
@@ -144,10 +151,13 @@ impl Servers {
 
     /// Takes the number of a DATA or PROOF. Returns whether it is of the server being asked and moved its stream on.
     pub(super) fn take(&mut self, source: SocketAddr, stream: u16, sequence: u32) -> bool {
-        let Some(index) = self.find(source, stream) else {
-            return false;
-        };
-        self.known[index].sequence.take(sequence) && index == self.current
+        let mut moved = false;
+        for (index, known) in self.known.iter_mut().enumerate() {
+            if known.is(source, stream) {
+                moved |= known.sequence.take(sequence) && index == self.current;
+            }
+        }
+        moved
     }
 
     /// Something that came from this server proved so many blocks. True if it is the one being asked.
@@ -201,10 +211,12 @@ impl Servers {
         (now.saturating_duration_since(useful) <= STALLED).then_some(last)
     }
 
+    /// Who is meant by a DATA of this source and stream: of several that differ in the request address only, the one
+    /// being asked, or the one known first.
     fn find(&self, source: SocketAddr, stream: u16) -> Option<usize> {
-        self.known
-            .iter()
-            .position(|known| known.stream == stream && known.source == source)
+        let is = |index: &usize| self.known[*index].is(source, stream);
+        let current = Some(self.current).filter(is);
+        current.or_else(|| (0..self.known.len()).find(is))
     }
 }
 

@@ -1,9 +1,10 @@
 //! Hosts that know what the owner signed, and use it to hold clients up.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chunkfmt::tree::{NodeId, Tree};
-use frisbee_proto::wire::Stream;
+use frisbee_proto::wire::{self, Announce, Stream};
 
 use crate::forgery::{announce, forger_address};
 use crate::golden::Golden;
@@ -156,5 +157,40 @@ fn a_server_that_only_trickles_is_left() {
         behind_a_liar(seed, |tick| {
             (tick % 4 == 0 && tick / 4 < 500).then_some((tick / 4, true))
         });
+    }
+}
+
+#[test]
+fn a_dead_request_address_in_the_name_of_the_server() {
+    for seed in seeds() {
+        let golden = Golden::usual(8, seed);
+        let mut world = World::new(seed);
+        world.serve(&golden, RATE);
+        world.join(&golden, &Setup::default());
+        let liar = golden.clone();
+        world.forgers.push(Box::new(move |_, datagram| {
+            let sent = wire::decode(datagram).unwrap();
+            let lie = Announce {
+                rate: 1,
+                cursor: 0,
+                queued: 9,
+                idle: true,
+                promise: [0; 64],
+                request_address: Some(forger_address()),
+            };
+            let stream = Stream {
+                number: sent.stream,
+                uuid: liar.image.uuid,
+            };
+            let mut forged = Vec::new();
+            stream.announce(&mut forged, sent.sequence, &lie, &liar.image.head);
+            vec![(SocketAddr::from(([10, 0, 0, 1], 7001)), forged)]
+        }));
+        world.run();
+        assert!(
+            world.finished() < Duration::from_secs(5),
+            "seed {seed}: {:?}",
+            world.finished()
+        );
     }
 }
