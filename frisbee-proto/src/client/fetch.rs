@@ -111,7 +111,9 @@ impl Fetch {
             .servers
             .announce(now, from, stream, sequence, announce, &mut self.random);
         match heard {
-            Heard::New if self.in_vain_for(now) >= STALLED => return self.change_server(now),
+            Heard::New if self.in_vain_for(now) >= STALLED && !self.servers.is_delivering(now) => {
+                return self.change_server(now);
+            }
             Heard::New | Heard::Other => return false,
             Heard::Current => {}
         }

@@ -139,8 +139,19 @@ impl Servers {
                 known.filter(|(index, known)| *index != self.current && replaceable(known));
             others.map(|(index, _)| index).collect()
         };
-        let victim = random.choice(victims(&|known| known.failed || silent(known)));
-        match victim.or_else(|| random.choice(victims(&|known| known.useful.is_none()))) {
+        // A newcomer has shown nothing: it takes the place of one that has shown less than nothing.
+        let idle = |known: &Known| {
+            known.failed
+                && known
+                    .useful
+                    .is_none_or(|at| now.saturating_duration_since(at) > SILENT)
+        };
+        let worthless = |known: &Known| silent(known) || idle(known);
+        let never = victims(&|known| worthless(known) && known.useful.is_none());
+        match random
+            .choice(never)
+            .or_else(|| random.choice(victims(&worthless)))
+        {
             Some(victim) => {
                 self.known[victim] = new;
                 Heard::New
@@ -175,6 +186,13 @@ impl Servers {
         (known.useful, known.failed) = (Some(now), false);
         known.proven = known.proven.saturating_add(u64::from(blocks));
         index == self.current
+    }
+
+    /// Whether the present server delivered something a moment ago, though not just now: no reason to leave it for one
+    /// that has only announced itself.
+    pub(super) fn is_delivering(&self, now: Instant) -> bool {
+        let useful = self.current().useful;
+        useful.is_some_and(|at| now.saturating_duration_since(at) < DEAD)
     }
 
     /// How long the present server may be asked in vain: longer if it has delivered before, and no other one does now.
@@ -255,6 +273,28 @@ mod tests {
             promise: [0; 64],
             request_address: None,
         }
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_one_that_failed_only() {
+        let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
+        let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        let mut servers = Servers::new(now, address(1), 1, 0, announce());
+        for port in 2..2000 {
+            servers.announce(now, address(port), 9, 0, announce(), &mut random);
+        }
+        assert!((2..9).all(|port| servers.find(address(port), 9).is_some()));
+        assert!(!servers.is_delivering(now));
+        servers.useful(now, address(1), 1, 16);
+        assert!(servers.is_delivering(now) && !servers.is_delivering(now + DEAD));
+        assert!(servers.change(now, &mut random), "the first one failed");
+        let new = |servers: &mut Servers, at, random: &mut _| {
+            servers.announce(at, address(3000), 9, 0, announce(), random)
+        };
+        assert_eq!(new(&mut servers, now, &mut random), Heard::Other);
+        assert!(servers.change(now, &mut random) && servers.current().source == address(1));
+        assert_eq!(new(&mut servers, now, &mut random), Heard::New);
+        assert!(servers.find(address(1), 1).is_some());
     }
 
     #[test]

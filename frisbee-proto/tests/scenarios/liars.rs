@@ -194,3 +194,32 @@ fn a_dead_request_address_in_the_name_of_the_server() {
         );
     }
 }
+
+#[test]
+fn copies_of_the_head_from_everywhere_do_not_move_clients_of_a_server_that_delivers() {
+    for seed in seeds() {
+        let golden = Golden::usual(16, seed);
+        let mut world = World::new(seed);
+        world.serve(&golden, RATE);
+        for _ in 0..3 {
+            world.join(&golden, &Setup::default());
+        }
+        let (liar, mut count) = (golden.clone(), 0);
+        world.at(millis(100), move |world| {
+            world.forgers.push(Box::new(move |random, _| {
+                count += 1;
+                let from = SocketAddr::from(([10, 9, random.u8(..), random.u8(..)], 7001));
+                vec![(from, announce(&liar, random.u16(1..), count, true, 0, 0))]
+            }));
+        });
+        world.run();
+        for node in &world.nodes {
+            assert_eq!(node.stats().server_changes, 0, "seed {seed}");
+        }
+        assert!(
+            world.finished() < Duration::from_secs(3),
+            "seed {seed}: {:?}",
+            world.finished()
+        );
+    }
+}
