@@ -15,16 +15,17 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
+/// A small disk and its image; `None` where they cannot be made.
+fn scene() -> Result<Option<Scene>> {
+    let needs = ["mke2fs", "debugfs", "dumpe2fs"].map(Need::Tool);
+    met(&needs).then(|| Scene::new(&Recipe::TINY)).transpose()
+}
+
 #[test]
 fn an_image_replaces_neither_its_source_nor_a_key_nor_what_is_no_file() -> Result<()> {
-    if !met(&[
-        Need::Tool("mke2fs"),
-        Need::Tool("debugfs"),
-        Need::Tool("dumpe2fs"),
-    ]) {
+    let Some(scene) = scene()? else {
         return Ok(());
-    }
-    let scene = Scene::new(&Recipe::TINY)?;
+    };
     let source = scene.path("source");
     fs::copy(&scene.disk.path, &source)?;
     let linked = scene.path("another name");
@@ -56,14 +57,9 @@ fn an_image_replaces_neither_its_source_nor_a_key_nor_what_is_no_file() -> Resul
 
 #[test]
 fn a_mistyped_device_does_not_become_a_file() -> Result<()> {
-    if !met(&[
-        Need::Tool("mke2fs"),
-        Need::Tool("debugfs"),
-        Need::Tool("dumpe2fs"),
-    ]) {
+    let Some(scene) = scene()? else {
         return Ok(());
-    }
-    let scene = Scene::new(&Recipe::TINY)?;
+    };
     for target in ["/dev/no-such-disk", "/dev/../dev/no-such-disk", "-"] {
         run(scene.imageunzip(target.as_ref())?)?.failure(5)?;
     }
@@ -73,14 +69,9 @@ fn a_mistyped_device_does_not_become_a_file() -> Result<()> {
 
 #[test]
 fn a_damaged_image_from_a_redirected_file_leaves_the_target_alone() -> Result<()> {
-    if !met(&[
-        Need::Tool("mke2fs"),
-        Need::Tool("debugfs"),
-        Need::Tool("dumpe2fs"),
-    ]) {
+    let Some(scene) = scene()? else {
         return Ok(());
-    }
-    let scene = Scene::new(&Recipe::TINY)?;
+    };
     let mut image = fs::read(&scene.image)?;
     let middle = image.len() / 2;
     image[middle] ^= 1;
@@ -98,14 +89,9 @@ fn a_damaged_image_from_a_redirected_file_leaves_the_target_alone() -> Result<()
 
 #[test]
 fn what_cannot_be_written_is_no_success() -> Result<()> {
-    if !met(&[
-        Need::Tool("mke2fs"),
-        Need::Tool("debugfs"),
-        Need::Tool("dumpe2fs"),
-    ]) {
+    let Some(scene) = scene()? else {
         return Ok(());
-    }
-    let scene = Scene::new(&Recipe::TINY)?;
+    };
     // Open for reading only, as `1</dev/null` makes it.
     let mut zip = scene.keys.imagezip()?;
     zip.arg(&scene.disk.path)
@@ -126,14 +112,9 @@ fn what_cannot_be_written_is_no_success() -> Result<()> {
 
 #[test]
 fn a_signal_ends_the_waiting_for_a_pipe() -> Result<()> {
-    if !met(&[
-        Need::Tool("mke2fs"),
-        Need::Tool("debugfs"),
-        Need::Tool("dumpe2fs"),
-    ]) {
+    let Some(scene) = scene()? else {
         return Ok(());
-    }
-    let scene = Scene::new(&Recipe::TINY)?;
+    };
     let target = scene.path("new");
     let mut unzip = scene.keys.imageunzip()?;
     unzip.arg("-").arg(&target).stdin(Stdio::piped());
@@ -159,14 +140,9 @@ fn catches_sigterm(process: u32) -> Result<bool> {
 
 #[test]
 fn what_holds_a_disk_in_clear_is_the_owners_alone() -> Result<()> {
-    if !met(&[
-        Need::Tool("mke2fs"),
-        Need::Tool("debugfs"),
-        Need::Tool("dumpe2fs"),
-    ]) {
+    let Some(scene) = scene()? else {
         return Ok(());
-    }
-    let scene = Scene::new(&Recipe::TINY)?;
+    };
     let (image, target) = (scene.path("clear.frz"), scene.path("target"));
     let mut zip = tool("imagezip")?;
     zip.args(["--unsigned", "--unencrypted"])
