@@ -30,6 +30,12 @@ pub(crate) fn run_all() -> Result<()> {
     doc.args("doc --locked --workspace --no-deps --document-private-items".split_whitespace());
     doc.env("RUSTDOCFLAGS", "--deny warnings");
     see(doc)?;
+    if has("cargo-deny") {
+        run("deny --offline check licenses bans sources")?;
+    } else {
+        eprintln!("licences and bans are not checked: cargo install cargo-deny");
+    }
+    run("test --locked --workspace --doc")?;
     // The end-to-end tests run the programs.
     run("build --locked --workspace")?;
     if has("cargo-nextest") {
@@ -37,13 +43,7 @@ pub(crate) fn run_all() -> Result<()> {
     } else {
         run("test --locked --workspace --lib --bins --tests")?;
     }
-    run("test --locked --workspace --doc")?;
-    if has("cargo-deny") {
-        run("deny --offline check licenses bans sources")
-    } else {
-        eprintln!("licences and bans are not checked: cargo install cargo-deny");
-        Ok(())
-    }
+    Ok(())
 }
 
 fn has(program: &str) -> bool {
