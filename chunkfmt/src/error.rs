@@ -175,6 +175,61 @@ pub enum Error {
         /// What is wrong.
         detail: String,
     },
+    /// A private key file that needs its passphrase.
+    #[error("the private key is encrypted: name the file of its passphrase with --passphrase-file")]
+    PassphraseMissing,
+    /// The passphrase does not decrypt the key file.
+    #[error("the passphrase is wrong, or the key file is damaged")]
+    WrongPassphrase,
+    /// The signer is trusted, but for images of other names only.
+    #[error(
+        "the image is named {name:?}, and key {signer} is trusted for other names only (the images: lines of its public key file)"
+    )]
+    NotForThisName {
+        /// The signer that the image names.
+        signer: KeyId,
+        /// The name of the image.
+        name: String,
+    },
+    /// Signing failed.
+    #[error("{part}: cannot be signed with this key")]
+    Signing {
+        /// What.
+        part: Part,
+    },
+    /// A delta without what it is relative to.
+    #[error(
+        "the image is a delta to image {uuid} (epoch {epoch}): name that image with --base, or install on a disk that holds it"
+    )]
+    BaseMissing {
+        /// UUID of the base.
+        uuid: uuid::Uuid,
+        /// Epoch of the base.
+        epoch: u64,
+    },
+    /// Another image than the one that a delta is relative to.
+    #[error("not the base of this delta: its {field} is another (the delta names image {uuid}, epoch {epoch})")]
+    WrongBase {
+        /// The field that differs.
+        field: &'static str,
+        /// UUID of the base.
+        uuid: uuid::Uuid,
+        /// Epoch of the base.
+        epoch: u64,
+    },
+    /// The image is genuine, but not what was asked for.
+    #[error("the image has {field} {found}, but {wanted} is asked for")]
+    NotWanted {
+        /// What differs.
+        field: &'static str,
+        /// What the image has.
+        found: String,
+        /// What was asked for.
+        wanted: String,
+    },
+    /// Chunks of Emulab where those of this format are needed.
+    #[error("the chunks are those of an Emulab image: accept its weak protection with --allow-legacy")]
+    Legacy,
     /// A value that the format cannot hold.
     #[error("{field}: {detail}")]
     Limit {
@@ -203,10 +258,17 @@ impl Error {
             | Self::Trailing
             | Self::Field { .. }
             | Self::Lost { .. }
-            | Self::BadKey { .. } => ErrorKind::Input,
+            | Self::BadKey { .. }
+            | Self::PassphraseMissing
+            | Self::WrongPassphrase => ErrorKind::Input,
             Self::BadSignature { .. }
             | Self::UntrustedSigner { .. }
             | Self::Unsigned
+            | Self::NotForThisName { .. }
+            | Self::BaseMissing { .. }
+            | Self::WrongBase { .. }
+            | Self::NotWanted { .. }
+            | Self::Legacy
             | Self::Foreign { .. }
             | Self::Altered { .. }
             | Self::KeyMissing
@@ -216,7 +278,7 @@ impl Error {
             | Self::PlainHash { .. }
             | Self::NotInManifest { .. }
             | Self::ChunkCount { .. } => ErrorKind::Verification,
-            Self::Compress { .. } | Self::Limit { .. } => ErrorKind::Usage,
+            Self::Compress { .. } | Self::Signing { .. } | Self::Limit { .. } => ErrorKind::Usage,
             Self::Io { .. } => ErrorKind::Io,
         }
     }
