@@ -1,14 +1,18 @@
 //! The chunk header: one signed block in front of each chunk's body (docs/FORMAT.md, section 7).
 
+use std::ops::Range;
+
+use sha2::{Digest, Sha256};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::layout::{Identity, Prefix, SIGNATURE_AREA, blocks_of, expect_zero};
-use crate::payload::{PAYLOAD_HEADER, REGION_ENTRY};
+use crate::payload::LAYOUT_HEADER;
+use crate::prefix::{Identity, Prefix, SIGNATURE_AREA, blocks_of, expect_zero};
 use crate::signature::{sign_block, verify_block};
-use crate::tree::Cv;
+use crate::tree::{Cv, root_of_first_group, siblings_of_first_group};
 use crate::{
-    BLOCK_SIZE, CHUNK_BLOCKS_MAX, CHUNK_SIZE_MAX, Codec, Error, Part, SigningKey, VerifyingKey,
+    BLOCK_SIZE, CHUNK_BLOCKS_MAX, CHUNK_SIZE_MAX, Codec, Error, GROUP_BLOCKS, Part,
+    SignatureAlgorithm, SigningKey, VerifyingKey,
 };
 
 const MAGIC: [u8; 8] = *b"FRZCHUNK";
@@ -21,7 +25,7 @@ struct Raw {
     body_length: U32,
     plain_length: U32,
     zero: [u8; 12],
-    body_root: Cv,
+    digest: Cv,
     plain_hash: [u8; 32],
     reserved: [u8; 368],
     signature: [u8; SIGNATURE_AREA],
@@ -29,13 +33,20 @@ struct Raw {
 
 const _: () = assert!(size_of::<Raw>() == BLOCK_SIZE);
 
-/// Longest body: payload header, a region per sector of 512 bytes, data, tag.
-const BODY_MAX: usize = PAYLOAD_HEADER
-    + (CHUNK_SIZE_MAX as usize / 512) * REGION_ENTRY
-    + CHUNK_SIZE_MAX as usize
-    + crate::cipher::TAG_SIZE;
+/// Longest body: all blocks but the header's.
+pub(crate) const BODY_MAX: usize = (CHUNK_BLOCKS_MAX as usize - 1) * BLOCK_SIZE;
 
-const _: () = assert!(CHUNK_BLOCKS_MAX as usize == 1 + BODY_MAX.div_ceil(BLOCK_SIZE));
+// A whole chunk of single sectors of 512 bytes fits with any cipher.
+const _: () = {
+    let plain = CHUNK_SIZE_MAX as usize;
+    assert!(LAYOUT_HEADER + plain / 512 * 8 + plain + 40 <= BODY_MAX);
+};
+
+/// Bytes of the first group, the only one that the header block is in.
+const GROUP: usize = GROUP_BLOCKS as usize * BLOCK_SIZE;
+
+/// Where the digest stands in the header block.
+const DIGEST: Range<usize> = 80..112;
 
 /// What a chunk says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +58,9 @@ pub struct ChunkHeader {
     pub body_length: u32,
     /// Bytes of disk data in the chunk.
     pub plain_length: u32,
-    /// BLAKE3 root of the body without padding.
-    pub body_root: Cv,
-    /// Keyed hash of the disk data.
+    /// Hash of the whole chunk with this field and the signature area left zero.
+    pub digest: Cv,
+    /// Keyed hash of layout and disk data.
     pub plain_hash: [u8; 32],
 }
 
@@ -82,10 +93,10 @@ impl ChunkHeader {
             index: raw.index.get(),
             body_length: raw.body_length.get(),
             plain_length: raw.plain_length.get(),
-            body_root: raw.body_root,
+            digest: raw.digest,
             plain_hash: raw.plain_hash,
         };
-        if !(PAYLOAD_HEADER..=BODY_MAX).contains(&(header.body_length as usize)) {
+        if !(LAYOUT_HEADER..=BODY_MAX).contains(&(header.body_length as usize)) {
             return Err(field("body length"));
         }
         if header.plain_length > CHUNK_SIZE_MAX {
@@ -116,9 +127,47 @@ impl ChunkHeader {
         data
     }
 
-    pub(crate) fn write(&self, signer: Option<&SigningKey>, block: &mut [u8]) {
-        block.copy_from_slice(self.raw().as_bytes());
-        sign_block(signer, block);
+    /// Puts the header in front of a body: computes digest, signature and the chunk's root, which is returned.
+    pub(crate) fn write(
+        &mut self,
+        signer: Option<&SigningKey>,
+        chunk: &mut [u8],
+    ) -> Result<Cv, Error> {
+        let siblings = siblings_of_first_group(chunk);
+        let group = GROUP.min(chunk.len());
+        self.digest = [0; 32];
+        chunk[..BLOCK_SIZE].copy_from_slice(self.raw().as_bytes());
+        self.digest = match self.identity.signature {
+            SignatureAlgorithm::RsaPss => Sha256::digest(&*chunk).into(),
+            _ => root_of_first_group(&chunk[..group], &siblings),
+        };
+        chunk[..BLOCK_SIZE].copy_from_slice(self.raw().as_bytes());
+        sign_block(signer, &mut chunk[..BLOCK_SIZE])?;
+        Ok(root_of_first_group(&chunk[..group], &siblings))
+    }
+
+    /// Checks the digest of a whole chunk; returns its root.
+    pub(crate) fn check_digest(&self, chunk: &[u8]) -> Result<Cv, Error> {
+        let siblings = siblings_of_first_group(chunk);
+        let (group, rest) = chunk.split_at(GROUP.min(chunk.len()));
+        let mut blanked = group.to_vec();
+        for range in [DIGEST, BLOCK_SIZE - SIGNATURE_AREA..BLOCK_SIZE] {
+            blanked.get_mut(range).unwrap_or_default().fill(0);
+        }
+        let digest = match self.identity.signature {
+            SignatureAlgorithm::RsaPss => Sha256::new()
+                .chain_update(&blanked)
+                .chain_update(rest)
+                .finalize()
+                .into(),
+            _ => root_of_first_group(&blanked, &siblings),
+        };
+        match digest == self.digest {
+            true => Ok(root_of_first_group(group, &siblings)),
+            false => Err(Error::Altered {
+                part: Part::Chunk(self.index),
+            }),
+        }
     }
 
     fn raw(&self) -> Raw {
@@ -128,7 +177,7 @@ impl ChunkHeader {
             body_length: self.body_length.into(),
             plain_length: self.plain_length.into(),
             zero: [0; 12],
-            body_root: self.body_root,
+            digest: self.digest,
             plain_hash: self.plain_hash,
             reserved: [0; 368],
             signature: [0; SIGNATURE_AREA],

@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use blowfish::Blowfish;
+use cbc::cipher::block_padding::Pkcs7;
+use cbc::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
+use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use ring::hmac;
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{Cipher, Error, Part};
-
-/// Bytes that sealing adds.
-pub(crate) const TAG_SIZE: usize = 16;
 
 /// Characters of a content key in its file.
 pub const CONTENT_KEY_HEX_LEN: usize = 64;
@@ -113,8 +115,12 @@ impl ImageKeys {
         self.check
     }
 
-    pub(crate) fn plain_hash(&self, data: &[u8]) -> [u8; 32] {
-        *blake3::keyed_hash(&self.hash, data).as_bytes()
+    /// The hash of a chunk's layout (as stored) and disk data.
+    pub(crate) fn plain_hash(&self, layout: &[u8], data: &[u8]) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.hash);
+        hasher.update(layout);
+        hasher.update(blake3::keyed_hash(&self.hash, data).as_bytes());
+        *hasher.finalize().as_bytes()
     }
 
     pub(crate) fn chunk_cipher(&self, cipher: Cipher) -> Result<Option<BodyCipher>, Error> {
@@ -126,8 +132,32 @@ impl ImageKeys {
     }
 }
 
-/// One AEAD key. Each nonce is a number that its user never uses twice with one key.
-pub(crate) struct BodyCipher(LessSafeKey);
+/// One key of one cipher. Each number is used for one message only.
+pub(crate) enum BodyCipher {
+    Aead(LessSafeKey),
+    /// The key that each message's own keys are derived from.
+    Blowfish(Zeroizing<[u8; 32]>),
+}
+
+/// Bytes of the authentication tag of an AEAD.
+const AEAD_TAG: usize = 16;
+
+/// Bytes of a block of Blowfish.
+const BLOWFISH_BLOCK: usize = 8;
+
+/// Bytes of an HMAC-SHA-256.
+const MAC: usize = 32;
+
+impl Cipher {
+    /// Bytes that `plain` bytes have when they are sealed.
+    pub(crate) fn sealed_length(self, plain: usize) -> usize {
+        match self {
+            Self::None => plain,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => plain + AEAD_TAG,
+            Self::BlowfishCbc => plain + BLOWFISH_BLOCK - plain % BLOWFISH_BLOCK + MAC,
+        }
+    }
+}
 
 impl BodyCipher {
     /// `None` for an image that is not encrypted.
@@ -135,12 +165,14 @@ impl BodyCipher {
         let algorithm = match cipher {
             Cipher::None => return Ok(None),
             Cipher::Aes256Gcm => &AES_256_GCM,
+            Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Cipher::BlowfishCbc => return Ok(Some(Self::Blowfish(Zeroizing::new(*key)))),
         };
         let key = UnboundKey::new(algorithm, key).map_err(|_| Error::BadKey {
             expected: "a usable cipher key",
             detail: cipher.name().into(),
         })?;
-        Ok(Some(Self(LessSafeKey::new(key))))
+        Ok(Some(Self::Aead(LessSafeKey::new(key))))
     }
 
     fn nonce(number: u32) -> Nonce {
@@ -149,27 +181,45 @@ impl BodyCipher {
         Nonce::assume_unique_for_key(nonce)
     }
 
-    /// Encrypts `plain` in place and returns the tag.
+    /// Encrypts what stands in `bytes` from `start` on and appends padding and tag: [`Cipher::sealed_length`].
     pub(crate) fn seal(
         &self,
         number: u32,
         aad: &[u8],
-        plain: &mut [u8],
+        bytes: &mut Vec<u8>,
+        start: usize,
         part: Part,
-    ) -> Result<[u8; TAG_SIZE], Error> {
-        let tag = self
-            .0
-            .seal_in_place_separate_tag(Self::nonce(number), Aad::from(aad), plain);
-        let tag = tag.map_err(|_| Error::Limit {
+    ) -> Result<(), Error> {
+        let limit = || Error::Limit {
             field: "sealing",
             detail: format!("{part} is too long"),
-        })?;
-        let mut bytes = [0; TAG_SIZE];
-        bytes.copy_from_slice(tag.as_ref());
-        Ok(bytes)
+        };
+        let plain = bytes.get_mut(start..).ok_or_else(limit)?;
+        match self {
+            Self::Aead(key) => {
+                let tag = key
+                    .seal_in_place_separate_tag(Self::nonce(number), Aad::from(aad), plain)
+                    .map_err(|_| limit())?;
+                bytes.extend_from_slice(tag.as_ref());
+            }
+            Self::Blowfish(key) => {
+                let keys = MessageKeys::derive(key, number);
+                let length = plain.len();
+                bytes.resize(bytes.len() + BLOWFISH_BLOCK - length % BLOWFISH_BLOCK, 0);
+                keys.encryptor()
+                    .and_then(|cbc| {
+                        cbc.encrypt_padded::<Pkcs7>(bytes.get_mut(start..)?, length)
+                            .ok()
+                    })
+                    .ok_or_else(limit)?;
+                let mac = keys.mac(aad, bytes.get(start..).unwrap_or_default());
+                bytes.extend_from_slice(mac.as_ref());
+            }
+        }
+        Ok(())
     }
 
-    /// Decrypts `sealed` (ciphertext, then tag) in place and returns the plain text.
+    /// Decrypts `sealed` in place and returns the plain text. Nothing is decrypted that is not authentic.
     pub(crate) fn open<'a>(
         &self,
         number: u32,
@@ -177,8 +227,72 @@ impl BodyCipher {
         sealed: &'a mut [u8],
         part: Part,
     ) -> Result<&'a mut [u8], Error> {
-        self.0
-            .open_in_place(Self::nonce(number), Aad::from(aad), sealed)
-            .map_err(|_| Error::Decrypt { part })
+        let wrong = || Error::Decrypt { part };
+        match self {
+            Self::Aead(key) => key
+                .open_in_place(Self::nonce(number), Aad::from(aad), sealed)
+                .map_err(|_| wrong()),
+            Self::Blowfish(key) => {
+                let keys = MessageKeys::derive(key, number);
+                let length = sealed.len().checked_sub(MAC).ok_or_else(wrong)?;
+                let (encrypted, mac) = sealed.split_at_mut(length);
+                keys.check_mac(aad, encrypted, mac).ok_or_else(wrong)?;
+                let plain = keys
+                    .decryptor()
+                    .and_then(|cbc| cbc.decrypt_padded::<Pkcs7>(encrypted).ok())
+                    .map(<[u8]>::len)
+                    .ok_or_else(wrong)?;
+                sealed.get_mut(..plain).ok_or_else(wrong)
+            }
+        }
+    }
+}
+
+/// Keys of one message: with a key for each, the initialization vector need not be random, and no key encrypts so
+/// much that blocks of 64 bits repeat.
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct MessageKeys {
+    cipher: [u8; 32],
+    iv: [u8; 8],
+    mac: [u8; 32],
+}
+
+impl MessageKeys {
+    fn derive(key: &[u8; 32], number: u32) -> Self {
+        let mut keys = Self {
+            cipher: [0; 32],
+            iv: [0; 8],
+            mac: [0; 32],
+        };
+        let mut stream = blake3::Hasher::new_keyed(key)
+            .update(&number.to_le_bytes())
+            .finalize_xof();
+        stream.fill(&mut keys.cipher);
+        stream.fill(&mut keys.iv);
+        stream.fill(&mut keys.mac);
+        keys
+    }
+
+    fn encryptor(&self) -> Option<cbc::Encryptor<Blowfish>> {
+        cbc::Encryptor::new_from_slices(&self.cipher, &self.iv).ok()
+    }
+
+    fn decryptor(&self) -> Option<cbc::Decryptor<Blowfish>> {
+        cbc::Decryptor::new_from_slices(&self.cipher, &self.iv).ok()
+    }
+
+    fn mac(&self, aad: &[u8], encrypted: &[u8]) -> hmac::Tag {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.mac);
+        let mut context = hmac::Context::with_key(&key);
+        context.update(aad);
+        context.update(encrypted);
+        // So that no byte can move from one to the other.
+        context.update(&(aad.len() as u64).to_le_bytes());
+        context.sign()
+    }
+
+    fn check_mac(&self, aad: &[u8], encrypted: &[u8], mac: &[u8]) -> Option<()> {
+        let expected = self.mac(aad, encrypted);
+        bool::from(expected.as_ref().ct_eq(mac)).then_some(())
     }
 }

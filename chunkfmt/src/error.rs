@@ -208,7 +208,9 @@ pub enum Error {
         epoch: u64,
     },
     /// Another image than the one that a delta is relative to.
-    #[error("not the base of this delta: its {field} is another (the delta names image {uuid}, epoch {epoch})")]
+    #[error(
+        "not the base of this delta: its {field} is another (the delta names image {uuid}, epoch {epoch})"
+    )]
     WrongBase {
         /// The field that differs.
         field: &'static str,
@@ -228,7 +230,9 @@ pub enum Error {
         wanted: String,
     },
     /// Chunks of Emulab where those of this format are needed.
-    #[error("the chunks are those of an Emulab image: accept its weak protection with --allow-legacy")]
+    #[error(
+        "the chunks are those of an Emulab image: accept its weak protection with --allow-legacy"
+    )]
     Legacy,
     /// A value that the format cannot hold.
     #[error("{field}: {detail}")]

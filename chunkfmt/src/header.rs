@@ -5,11 +5,11 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::cipher::{ImageKeys, fill_random};
-use crate::layout::{Identity, Prefix, SIGNATURE_AREA, expect_zero};
+use crate::prefix::{Identity, Prefix, SIGNATURE_AREA, expect_zero};
 use crate::signature::{sign_block, verify_block};
 use crate::{
-    CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, Cipher, Codec, ContentKey, Error, HEADER_SIZE, KeyId, Part,
-    SignatureAlgorithm, SigningKey, Trust, VerifyingKey,
+    CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, ChunkFormat, Cipher, Codec, ContentKey, Error, HEADER_SIZE,
+    KeyId, Part, SignatureAlgorithm, SigningKey, Suite, Trust, VerifyingKey,
 };
 
 const MAGIC: [u8; 8] = *b"FRZIMAGE";
@@ -17,7 +17,8 @@ const MAGIC: [u8; 8] = *b"FRZIMAGE";
 /// Longest image name in bytes of UTF-8.
 pub const NAME_MAX: usize = 255;
 
-const RESERVED: usize = HEADER_SIZE - SIGNATURE_AREA - 432;
+/// Most bytes of the wrapped content keys.
+pub const WRAPPED_KEYS_MAX: usize = HEADER_SIZE - SIGNATURE_AREA - 432;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -33,10 +34,11 @@ struct Raw {
     base_epoch: U64,
     base_manifest: [u8; 32],
     name_length: U16,
-    zero: [u8; 2],
+    chunk_format: u8,
+    zero: u8,
     wrapped_length: U32,
     name: [u8; 256],
-    reserved: [u8; RESERVED],
+    wrapped: [u8; WRAPPED_KEYS_MAX],
     signature: [u8; SIGNATURE_AREA],
 }
 
@@ -49,7 +51,7 @@ pub struct Base {
     pub uuid: Uuid,
     /// Its epoch.
     pub epoch: u64,
-    /// The root of its manifest object.
+    /// The digest of its manifest: BLAKE3 over the manifest body with its padding.
     pub manifest: [u8; 32],
 }
 
@@ -67,6 +69,11 @@ pub struct ImageHeader {
     pub disk_sectors: u64,
     /// The image's name, at most [`NAME_MAX`] bytes.
     pub name: String,
+    /// For a delta, the image that holds the chunks which this one leaves out.
+    pub base: Option<Base>,
+    /// What the chunks are.
+    pub chunk_format: ChunkFormat,
+    pub(crate) wrapped: Vec<u8>,
     pub(crate) salt: [u8; 16],
     pub(crate) key_check: [u8; 16],
 }
@@ -96,7 +103,7 @@ impl ImageHeader {
                 signer: signer
                     .map(|key| key.verifying_key().id())
                     .unwrap_or_default(),
-                signature: signer.map_or(SignatureAlgorithm::None, |_| SignatureAlgorithm::Ed25519),
+                signature: signer.map_or(SignatureAlgorithm::None, SigningKey::algorithm),
                 codec: Codec::Zstd,
                 cipher: key.map_or(Cipher::None, |_| Cipher::Aes256Gcm),
             },
@@ -105,6 +112,9 @@ impl ImageHeader {
             chunk_size: CHUNK_SIZE_MAX,
             disk_sectors,
             name,
+            base: None,
+            chunk_format: ChunkFormat::Frz,
+            wrapped: Vec::new(),
             salt,
             key_check: ImageKeys::derive(key, &salt, &uuid).check(),
         };
@@ -117,6 +127,51 @@ impl ImageHeader {
     pub fn with_codec(mut self, codec: Codec) -> Self {
         self.identity.codec = codec;
         self
+    }
+
+    /// Names another cipher than AES-256-GCM.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a cipher without a content key, or the other way round.
+    pub fn with_cipher(mut self, cipher: Cipher) -> Result<Self, Error> {
+        if (cipher == Cipher::None) != (self.identity.cipher == Cipher::None) {
+            return Err(Error::Limit {
+                field: "cipher",
+                detail: "an image is encrypted if it has a content key, and only then".into(),
+            });
+        }
+        self.identity.cipher = cipher;
+        Ok(self)
+    }
+
+    /// Makes it a delta: an image that leaves out chunks which `base` holds.
+    #[must_use]
+    pub fn with_base(mut self, base: Base) -> Self {
+        self.base = Some(base);
+        self
+    }
+
+    /// Puts the content key, wrapped for those who may open the image (a file of the age format), into the header;
+    /// an empty one takes it out.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for more than [`WRAPPED_KEYS_MAX`] bytes, or an image that is not encrypted.
+    pub fn with_wrapped_keys(mut self, wrapped: Vec<u8>) -> Result<Self, Error> {
+        self.wrapped = wrapped;
+        self.check()?;
+        Ok(self)
+    }
+
+    /// The wrapped content key, empty if there is none.
+    pub fn wrapped_keys(&self) -> &[u8] {
+        &self.wrapped
+    }
+
+    /// The algorithms that go together in this image, if they do.
+    pub fn suite(&self) -> Option<Suite> {
+        [Suite::Modern, Suite::Classic]
+            .into_iter()
+            .find(|suite| suite.admits(self.codec(), self.cipher(), self.signature_algorithm()))
     }
 
     /// Says when the image was made, in seconds since 1970-01-01 UTC.
@@ -188,13 +243,7 @@ impl ImageHeader {
         };
         let (raw, _) = Raw::ref_from_prefix(bytes).map_err(|_| truncated())?;
         let identity = raw.prefix.identity(part)?;
-        expect_zero(&raw.zero, part)?;
-        expect_zero(&raw.reserved, part)?;
-        // Wrapped keys and deltas are not in this version yet; their fields must stay free.
-        expect_zero(raw.wrapped_length.as_bytes(), part)?;
-        expect_zero(&raw.base_uuid, part)?;
-        expect_zero(raw.base_epoch.as_bytes(), part)?;
-        expect_zero(&raw.base_manifest, part)?;
+        expect_zero(&[raw.zero], part)?;
         let field = |field| Error::Field { part, field };
         let (name, padding) = raw
             .name
@@ -202,6 +251,19 @@ impl ImageHeader {
             .ok_or_else(|| field("name length"))?;
         expect_zero(padding, part)?;
         let name = std::str::from_utf8(name).map_err(|_| field("name"))?;
+        let (wrapped, padding) = raw
+            .wrapped
+            .split_at_checked(usize::try_from(raw.wrapped_length.get()).unwrap_or(usize::MAX))
+            .ok_or_else(|| field("wrapped key length"))?;
+        expect_zero(padding, part)?;
+        let base = Base {
+            uuid: Uuid::from_bytes(raw.base_uuid),
+            epoch: raw.base_epoch.get(),
+            manifest: raw.base_manifest,
+        };
+        if base.uuid.is_nil() && (base.epoch != 0 || base.manifest != [0; 32]) {
+            return Err(field("base"));
+        }
         let header = Self {
             identity,
             created: raw.created.get(),
@@ -209,6 +271,9 @@ impl ImageHeader {
             chunk_size: raw.chunk_size.get(),
             disk_sectors: raw.disk_sectors.get(),
             name: name.into(),
+            base: Some(base).filter(|base| !base.uuid.is_nil()),
+            chunk_format: ChunkFormat::from_number(raw.chunk_format, part)?,
+            wrapped: wrapped.to_vec(),
             salt: raw.salt,
             key_check: raw.key_check,
         };
@@ -241,6 +306,17 @@ impl ImageHeader {
         {
             return limit("disk sectors", "less than 8 EiB");
         }
+        if self.wrapped.len() > WRAPPED_KEYS_MAX {
+            return limit("wrapped keys", "at most 3152 bytes: name fewer recipients");
+        }
+        if !self.wrapped.is_empty() && self.cipher() == Cipher::None {
+            return limit("wrapped keys", "the image is not encrypted");
+        }
+        if self.chunk_format == ChunkFormat::Ndz
+            && (self.base.is_some() || (self.codec(), self.cipher()) != (Codec::None, Cipher::None))
+        {
+            return limit("chunk format", "chunks of Emulab stand alone, as they are");
+        }
         if self.name.len() > NAME_MAX || self.name.chars().any(char::is_control) {
             return limit("name", "at most 255 bytes, without control characters");
         }
@@ -248,7 +324,22 @@ impl ImageHeader {
     }
 
     /// The header's bytes, signed with `signer`.
-    pub fn to_bytes(&self, signer: Option<&SigningKey>) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if `signer` is not the one that the header names, [`Error::Signing`] if it fails.
+    pub fn to_bytes(&self, signer: Option<&SigningKey>) -> Result<Vec<u8>, Error> {
+        let named = (self.signer(), self.signature_algorithm());
+        let given = signer.map_or((KeyId::default(), SignatureAlgorithm::None), |key| {
+            (key.verifying_key().id(), key.algorithm())
+        });
+        if named != given {
+            return Err(Error::Limit {
+                field: "signer",
+                detail: "not the one that the header names".into(),
+            });
+        }
+        let mut wrapped = [0; WRAPPED_KEYS_MAX];
+        wrapped[..self.wrapped.len()].copy_from_slice(&self.wrapped);
         let mut name = [0; 256];
         name[..self.name.len()].copy_from_slice(self.name.as_bytes());
         let raw = Raw {
@@ -259,26 +350,27 @@ impl ImageHeader {
             disk_sectors: self.disk_sectors.into(),
             salt: self.salt,
             key_check: self.key_check,
-            base_uuid: [0; 16],
-            base_epoch: 0.into(),
-            base_manifest: [0; 32],
+            base_uuid: self.base.map_or([0; 16], |base| base.uuid.into_bytes()),
+            base_epoch: self.base.map_or(0, |base| base.epoch).into(),
+            base_manifest: self.base.map_or([0; 32], |base| base.manifest),
             name_length: u16::try_from(self.name.len()).unwrap_or(0).into(),
-            zero: [0; 2],
-            wrapped_length: 0.into(),
+            chunk_format: self.chunk_format.number(),
+            zero: 0,
+            wrapped_length: u32::try_from(self.wrapped.len()).unwrap_or(0).into(),
             name,
-            reserved: [0; RESERVED],
+            wrapped,
             signature: [0; SIGNATURE_AREA],
         };
         let mut bytes = raw.as_bytes().to_vec();
-        sign_block(signer, &mut bytes);
-        bytes
+        sign_block(signer, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Checks the owner's signature over the header's `bytes`; returns the key that all else must be signed with
     /// (`None`: nothing is checked, the caller allowed that).
     ///
     /// # Errors
-    /// [`Error::Unsigned`], [`Error::UntrustedSigner`], [`Error::BadSignature`]
+    /// [`Error::Unsigned`], [`Error::UntrustedSigner`], [`Error::BadSignature`], [`Error::NotForThisName`]
     pub(crate) fn verify(
         &self,
         bytes: &[u8],
@@ -287,6 +379,9 @@ impl ImageHeader {
         let key = trust.choose(self.identity.signature, self.identity.signer)?;
         let bytes = bytes.get(..HEADER_SIZE).unwrap_or(bytes);
         verify_block(key.as_ref(), self.identity.signature, bytes, Part::Header)?;
+        if key.is_some() {
+            trust.check_name(self.identity.signer, &self.name)?;
+        }
         Ok(key)
     }
 }

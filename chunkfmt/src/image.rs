@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 
-use crate::layout::blocks_of;
+use crate::prefix::blocks_of;
 use crate::tree::Cv;
 use crate::{
     BLOCK_SIZE, ChunkHeader, Error, Footer, HEADER_SIZE, ImageHeader, Manifest, ManifestHead, Part,
@@ -74,7 +74,8 @@ fn footer_of(head: &ManifestHead, manifest_offset: u64) -> Footer {
 /// What comes next in an image that is read as a stream.
 #[derive(Debug)]
 pub enum Next {
-    /// The chunk with this index is in the buffer; nothing of it is verified but its lengths.
+    /// The chunk with this index is in the buffer; nothing of it is verified but its lengths. Without a gap the
+    /// indexes rise from 0; a delta leaves some out.
     Chunk(u32),
     /// All chunks have come, and so has the manifest; the stream is at its end.
     End(Box<Manifest>),
@@ -86,7 +87,9 @@ pub struct ImageReader<R> {
     header_bytes: Vec<u8>,
     trust: Trust,
     offset: u64,
-    chunks: u32,
+    /// The index that the next chunk should have, or may have in a delta.
+    next: u32,
+    delta: bool,
 }
 
 impl<R: Read> ImageReader<R> {
@@ -108,13 +111,14 @@ impl<R: Read> ImageReader<R> {
                 other => Err(other),
             },
         )?;
-        ImageHeader::parse(&header_bytes)?;
+        let header = ImageHeader::parse(&header_bytes)?;
         Ok(Self {
             source,
             header_bytes,
             trust,
             offset: HEADER_SIZE as u64,
-            chunks: 0,
+            next: 0,
+            delta: header.base.is_some(),
         })
     }
 
@@ -135,7 +139,7 @@ impl<R: Read> ImageReader<R> {
     /// # Errors
     /// [`Error::Lost`], [`Error::Truncated`], [`Error::Io`]; what is wrong with manifest or footer.
     pub fn next(&mut self, chunk: &mut Vec<u8>) -> Result<Next, Error> {
-        let index = self.chunks;
+        let mut index = self.next;
         let part = Part::Chunk(index);
         chunk.clear();
         chunk.resize(BLOCK_SIZE, 0);
@@ -156,6 +160,9 @@ impl<R: Read> ImageReader<R> {
             return Err(Error::Lost { offset });
         }
         let header = ChunkHeader::parse(chunk, index)?;
+        if self.delta && header.index > index {
+            index = header.index;
+        }
         // `parse` bounds the length: at most CHUNK_BLOCKS_MAX.
         chunk.resize(header.blocks() as usize * BLOCK_SIZE, 0);
         read_full(
@@ -165,7 +172,7 @@ impl<R: Read> ImageReader<R> {
             self.offset,
         )?;
         self.offset = offset + chunk.len() as u64;
-        self.chunks = self.chunks.saturating_add(1);
+        self.next = index.saturating_add(1);
         Ok(Next::Chunk(index))
     }
 
@@ -188,20 +195,24 @@ impl<R: Read> ImageReader<R> {
     }
 }
 
-/// Compares the roots of the chunks that came, in their order, with the manifest.
+/// Compares the chunks that came, in their order, each with its index and root, with the manifest.
 ///
 /// # Errors
 /// [`Error::ChunkCount`], [`Error::NotInManifest`]
-pub fn check_roots(manifest: &Manifest, roots: &[Cv]) -> Result<(), Error> {
-    let found = u32::try_from(roots.len()).unwrap_or(u32::MAX);
-    if found != manifest.head.chunks {
+pub fn check_roots(manifest: &Manifest, roots: &[(u32, Cv)]) -> Result<(), Error> {
+    let expected = (0..)
+        .zip(&manifest.entries)
+        .filter(|(_, entry)| entry.is_present());
+    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let (expected_count, found) = (count(expected.clone().count()), count(roots.len()));
+    if found != expected_count {
         return Err(Error::ChunkCount {
-            expected: manifest.head.chunks,
+            expected: expected_count,
             found,
         });
     }
-    for (index, (entry, root)) in (0..).zip(manifest.entries.iter().zip(roots)) {
-        if entry.root != *root {
+    for ((number, entry), &(index, root)) in expected.zip(roots) {
+        if (index, root) != (number, entry.root) {
             return Err(Error::NotInManifest {
                 part: Part::Chunk(index),
             });
@@ -294,10 +305,13 @@ impl ImageIndex {
         })
     }
 
-    /// Offset in the file and length in bytes of a chunk; `None` if there is no such chunk.
+    /// Offset in the file and length in bytes of a chunk; `None` if there is no such chunk, or a delta leaves it out.
     pub fn chunk(&self, index: u32) -> Option<(u64, usize)> {
         let index = usize::try_from(index).ok()?;
         let entry = self.manifest.entries.get(index)?;
+        if !entry.is_present() {
+            return None;
+        }
         Some((
             *self.offsets.get(index)?,
             entry.blocks as usize * BLOCK_SIZE,

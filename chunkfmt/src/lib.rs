@@ -8,14 +8,17 @@
 
 mod chunk;
 mod cipher;
+mod codec;
 mod error;
 mod footer;
 mod header;
 mod image;
-mod layout;
 pub mod manifest;
 mod open;
+pub mod parity;
 mod payload;
+mod prefix;
+pub mod relocation;
 mod seal;
 mod signature;
 mod suite;
@@ -25,14 +28,14 @@ pub use chunk::ChunkHeader;
 pub use cipher::{CONTENT_KEY_HEX_LEN, ContentKey};
 pub use error::{Error, ErrorKind, Part};
 pub use footer::Footer;
-pub use header::{Base, ImageHeader, NAME_MAX};
+pub use header::{Base, ImageHeader, NAME_MAX, WRAPPED_KEYS_MAX};
 pub use image::{ImageIndex, ImageReader, Next, check_roots};
-pub use manifest::{ChunkEntry, ChunkSecret, Manifest, ManifestHead};
-pub use open::{Context, OpenedChunk, Opener};
-pub use payload::{Region, Span};
+pub use manifest::{ChunkEntry, ChunkSecret, Manifest, ManifestHead, PlainHash};
+pub use open::{Context, Opener, Verified};
+pub use payload::{Layout, Region, Span};
 pub use seal::{Sealed, Sealer};
-pub use signature::{KeyId, SigningKey, Trust, VerifyingKey};
-pub use suite::{Cipher, Codec, SignatureAlgorithm};
+pub use signature::{KeyId, SigningKey, Trust, TrustedKey, VerifyingKey};
+pub use suite::{ChunkFormat, Cipher, Codec, SignatureAlgorithm, Suite};
 
 /// Bytes of a block: the unit of transmission and the leaf of the BLAKE3 tree.
 pub const BLOCK_SIZE: usize = 1024;
@@ -51,6 +54,9 @@ pub const CHUNK_SIZE_MIN: u32 = 64 << 10;
 
 /// Largest number of blocks of any chunk: header block, payload header, a region per sector, data, tag.
 pub const CHUNK_BLOCKS_MAX: u32 = 2082;
+
+/// Blocks of a chunk of an Emulab image (1 MiB).
+pub const NDZ_CHUNK_BLOCKS: u32 = 1024;
 
 /// The format version that this crate writes and reads.
 pub const VERSION: u16 = 1;

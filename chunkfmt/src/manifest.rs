@@ -7,13 +7,15 @@ use uuid::Uuid;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::cipher::{ImageKeys, TAG_SIZE};
-use crate::layout::{Identity, Prefix, SIGNATURE_AREA, blocks_of, expect_zero};
+use crate::cipher::ImageKeys;
+use crate::parity::PARITY_BLOCKS_MAX;
+use crate::payload::{self, LAYOUT_HEADER};
+use crate::prefix::{Identity, Prefix, SIGNATURE_AREA, blocks_of, expect_zero};
 use crate::signature::{sign_block, verify_block};
 use crate::tree::Cv;
 use crate::{
-    BLOCK_SIZE, CHUNK_BLOCKS_MAX, Cipher, Codec, Error, HEADER_SIZE, ImageHeader, KeyId, Part,
-    SigningKey, Span, Trust,
+    BLOCK_SIZE, CHUNK_BLOCKS_MAX, ChunkFormat, Codec, Error, HEADER_SIZE, ImageHeader, KeyId,
+    Layout, NDZ_CHUNK_BLOCKS, Part, SigningKey, Trust,
 };
 
 const MAGIC: [u8; 8] = *b"FRZMANIF";
@@ -44,34 +46,56 @@ struct RawEntry {
     parity_root: Cv,
 }
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct RawSecret {
-    span_first: U64,
-    span_sectors: U64,
-    plain_hash: [u8; 32],
-}
-
 const ENTRY: u64 = size_of::<RawEntry>() as u64;
-const SECRET: u64 = size_of::<RawSecret>() as u64;
+
+/// Fewest bytes that the private part has for a chunk: plain hash, layout without regions.
+const SECRET_MIN: u64 = (size_of::<PlainHash>() + LAYOUT_HEADER) as u64;
+
+/// Keyed hash of a chunk's layout and disk data.
+pub type PlainHash = [u8; 32];
 
 /// What everybody may know of a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChunkEntry {
-    /// Blocks of the chunk, its header block included.
+    /// Blocks of the chunk, its header block included; 0 if a delta leaves it out.
     pub blocks: u32,
     /// BLAKE3 root over these blocks.
     pub root: Cv,
+    /// Parity blocks that the parity root is about; 0 if there is none.
+    pub parity_blocks: u32,
+    /// BLAKE3 root over the parity blocks.
+    pub parity_root: Cv,
+}
+
+impl ChunkEntry {
+    /// Whether the chunk is in this image, rather than in the one that this is a delta to.
+    pub fn is_present(&self) -> bool {
+        self.blocks > 0
+    }
+
+    fn is_valid(&self, chunk_format: ChunkFormat, delta: bool) -> bool {
+        let parity = self.parity_blocks <= PARITY_BLOCKS_MAX
+            && (self.parity_blocks > 0 || self.parity_root == [0; 32]);
+        let blocks = match (self.blocks, chunk_format) {
+            (0, _) => delta && *self == Self::default(),
+            (_, ChunkFormat::Frz) => (2..=CHUNK_BLOCKS_MAX).contains(&self.blocks),
+            (_, ChunkFormat::Ndz) => self.blocks == NDZ_CHUNK_BLOCKS,
+        };
+        parity && blocks
+    }
 }
 
 /// What tells about the content of a chunk; sealed with the content key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChunkSecret {
-    /// The sectors that the chunk answers for.
-    pub span: Span,
-    /// Keyed hash of its plain data.
-    pub plain_hash: [u8; 32],
+    /// Keyed hash of layout and disk data.
+    pub plain_hash: PlainHash,
+    /// The sectors that the chunk answers for, and those that it holds.
+    pub layout: Layout,
 }
+
+/// A chunk's lines of the manifest.
+pub(crate) type Line<'a> = (ChunkEntry, &'a ChunkSecret);
 
 /// The signed first block of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,15 +113,6 @@ pub struct ManifestHead {
     pub chunk_blocks: u64,
     /// Bytes of disk data in all chunks together.
     pub plain_bytes: u64,
-}
-
-fn body_length(chunks: u64, cipher: Cipher) -> u64 {
-    let tag = if cipher == Cipher::None {
-        0
-    } else {
-        TAG_SIZE as u64
-    };
-    chunks.saturating_mul(ENTRY + SECRET).saturating_add(tag)
 }
 
 impl ManifestHead {
@@ -131,7 +146,8 @@ impl ManifestHead {
             plain_bytes: raw.plain_bytes.get(),
             identity,
         };
-        if head.body_length != body_length(u64::from(head.chunks), head.identity.cipher) {
+        let least = u64::from(head.chunks) * (ENTRY + SECRET_MIN);
+        if head.body_length < least {
             return Err(field("body length"));
         }
         if u64::from(head.object_blocks)
@@ -205,7 +221,25 @@ impl ManifestHead {
         blocks.saturating_mul(BLOCK_SIZE as u64)
     }
 
-    fn to_block(&self, signer: Option<&SigningKey>) -> Vec<u8> {
+    /// This head over an object that begins with another header of the same image; signed.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] if the header is another image's, [`Error::Signing`]
+    pub fn with_header(
+        &self,
+        header: &ImageHeader,
+        object: &[u8],
+        signer: Option<&SigningKey>,
+    ) -> Result<Vec<u8>, Error> {
+        self.belongs_to(header)?;
+        let head = Self {
+            object_root: *blake3::hash(object).as_bytes(),
+            ..self.clone()
+        };
+        head.to_block(signer)
+    }
+
+    fn to_block(&self, signer: Option<&SigningKey>) -> Result<Vec<u8>, Error> {
         let raw = RawHead {
             prefix: Prefix::new(MAGIC, &self.identity),
             chunks: self.chunks.into(),
@@ -218,8 +252,8 @@ impl ManifestHead {
             signature: [0; SIGNATURE_AREA],
         };
         let mut block = raw.as_bytes().to_vec();
-        sign_block(signer, &mut block);
-        block
+        sign_block(signer, &mut block)?;
+        Ok(block)
     }
 }
 
@@ -230,6 +264,8 @@ pub struct Manifest {
     pub head: ManifestHead,
     /// The chunks, in order.
     pub entries: Vec<ChunkEntry>,
+    /// The digest by which a delta names this manifest: BLAKE3 over the body with its padding.
+    pub digest: Cv,
     /// The private part, sealed or not, as it stands in the body.
     sealed: Vec<u8>,
 }
@@ -268,15 +304,14 @@ impl Manifest {
         let mut entries = Vec::with_capacity(count);
         let mut chunk_blocks = 0_u64;
         for raw in table {
-            // Parity is not in this version yet.
-            expect_zero(raw.parity_blocks.as_bytes(), PART)?;
-            expect_zero(&raw.parity_root, PART)?;
             let entry = ChunkEntry {
                 blocks: raw.blocks.get(),
                 root: raw.root,
+                parity_blocks: raw.parity_blocks.get(),
+                parity_root: raw.parity_root,
             };
-            if !(2..=CHUNK_BLOCKS_MAX).contains(&entry.blocks) {
-                return Err(field("chunk blocks"));
+            if !entry.is_valid(header.chunk_format, header.base.is_some()) {
+                return Err(field("chunk entry"));
             }
             chunk_blocks = chunk_blocks.saturating_add(u64::from(entry.blocks));
             entries.push(entry);
@@ -289,6 +324,7 @@ impl Manifest {
             Self {
                 head,
                 entries,
+                digest: *blake3::hash(body).as_bytes(),
                 sealed: sealed.to_vec(),
             },
         ))
@@ -309,25 +345,27 @@ impl Manifest {
             None => &mut sealed,
         };
         let field = |field| Error::Field { part: PART, field };
-        let table = <[RawSecret]>::ref_from_bytes(plain).map_err(|_| field("private part"))?;
+        let mut rest = &*plain;
         let mut position = 0_u64;
-        let mut secrets = Vec::with_capacity(table.len());
-        for raw in table {
-            let span = Span {
-                first: raw.span_first.get(),
-                sectors: raw.span_sectors.get(),
-            };
-            if span.first != position || span.sectors == 0 {
+        let mut secrets = Vec::with_capacity(self.entries.len());
+        for _ in &self.entries {
+            let (plain_hash, tables) = rest
+                .split_first_chunk()
+                .ok_or_else(|| field("private part"))?;
+            let mut layout = Layout::default();
+            let (disk_sectors, sector_size) = (header.disk_sectors, header.sector_size);
+            (_, rest) = payload::parse(tables, disk_sectors, sector_size, PART, &mut layout)?;
+            if layout.span.first != position {
                 return Err(field("tiling of the disk"));
             }
-            position = span
-                .first
-                .checked_add(span.sectors)
-                .ok_or_else(|| field("span"))?;
+            position = layout.span.end();
             secrets.push(ChunkSecret {
-                span,
-                plain_hash: raw.plain_hash,
+                plain_hash: *plain_hash,
+                layout,
             });
+        }
+        if !rest.is_empty() {
+            return Err(field("private part"));
         }
         match position == header.disk_sectors {
             true => Ok(secrets),
@@ -344,7 +382,7 @@ impl Manifest {
         header_bytes: &[u8],
         keys: &ImageKeys,
         signer: Option<&SigningKey>,
-        chunks: &[(ChunkEntry, ChunkSecret)],
+        chunks: &[Line<'_>],
         plain_bytes: u64,
     ) -> Result<Vec<u8>, Error> {
         let limit = |detail: &str| Error::Limit {
@@ -356,26 +394,22 @@ impl Manifest {
         for (entry, _) in chunks {
             let raw = RawEntry {
                 blocks: entry.blocks.into(),
-                parity_blocks: 0.into(),
+                parity_blocks: entry.parity_blocks.into(),
                 root: entry.root,
-                parity_root: [0; 32],
+                parity_root: entry.parity_root,
             };
             object.extend_from_slice(raw.as_bytes());
             chunk_blocks = chunk_blocks.saturating_add(u64::from(entry.blocks));
         }
         let private = object.len();
         for (_, secret) in chunks {
-            let raw = RawSecret {
-                span_first: secret.span.first.into(),
-                span_sectors: secret.span.sectors.into(),
-                plain_hash: secret.plain_hash,
-            };
-            object.extend_from_slice(raw.as_bytes());
+            object.extend_from_slice(&secret.plain_hash);
+            payload::write(&secret.layout, header.sector_size, &mut object)?;
         }
         if let Some(cipher) = keys.manifest_cipher(header.cipher())? {
-            let tag = cipher.seal(0, &header.identity.uuid, &mut object[private..], PART)?;
-            object.extend_from_slice(&tag);
+            cipher.seal(0, &header.identity.uuid, &mut object, private, PART)?;
         }
+        let body_length = object.len() - HEADER_SIZE;
         object.resize(object.len().next_multiple_of(BLOCK_SIZE), 0);
         let head = ManifestHead {
             identity: header.identity.clone(),
@@ -383,11 +417,11 @@ impl Manifest {
             object_blocks: u32::try_from(object.len() / BLOCK_SIZE)
                 .map_err(|_| limit("too many"))?,
             object_root: *blake3::hash(&object).as_bytes(),
-            body_length: body_length(chunks.len() as u64, header.cipher()),
+            body_length: body_length as u64,
             chunk_blocks,
             plain_bytes,
         };
-        let mut bytes = head.to_block(signer);
+        let mut bytes = head.to_block(signer)?;
         bytes.extend_from_slice(&object[HEADER_SIZE..]);
         Ok(bytes)
     }

@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
-use zstd::bulk::Decompressor;
-
 use crate::chunk::ChunkHeader;
 use crate::cipher::{BodyCipher, ImageKeys};
-use crate::layout::expect_zero;
-use crate::manifest::{ChunkSecret, Manifest};
-use crate::payload::{self, Region, Span};
-use crate::{BLOCK_SIZE, Codec, ContentKey, Error, ImageHeader, Part, Trust, VerifyingKey};
+use crate::codec::Unpacker;
+use crate::manifest::{ChunkSecret, Manifest, PlainHash};
+use crate::payload::{self, Layout};
+use crate::prefix::expect_zero;
+use crate::tree::Cv;
+use crate::{
+    BLOCK_SIZE, ChunkFormat, Codec, ContentKey, Error, ImageHeader, Part, Trust, VerifyingKey,
+};
 
 /// An image whose header is verified, with the keys to open its chunks.
 pub struct Context {
@@ -23,16 +25,12 @@ pub struct Context {
 }
 
 impl Context {
-    /// Verifies an image header and prepares to open the image's chunks.
+    /// Verifies an image header and prepares to open the image's chunks with the one of `keys` that is the image's.
     ///
     /// # Errors
     /// What is wrong with the header, with trust, or with the key; [`Error::KeyMissing`] without a needed key.
-    pub fn new(
-        header_bytes: &[u8],
-        trust: &Trust,
-        key: Option<&ContentKey>,
-    ) -> Result<Self, Error> {
-        let context = Self::without_key(header_bytes, trust, key)?;
+    pub fn new(header_bytes: &[u8], trust: &Trust, keys: &[ContentKey]) -> Result<Self, Error> {
+        let context = Self::without_key(header_bytes, trust, keys)?;
         match context.cipher {
             Some(_) => Ok(context),
             None => Err(Error::KeyMissing),
@@ -46,21 +44,27 @@ impl Context {
     pub fn without_key(
         header_bytes: &[u8],
         trust: &Trust,
-        key: Option<&ContentKey>,
+        keys: &[ContentKey],
     ) -> Result<Self, Error> {
         let header = ImageHeader::parse(header_bytes)?;
         let owner = header.verify(header_bytes, trust)?;
         let encrypted = header.cipher() != crate::Cipher::None;
+        let derive = |key| ImageKeys::derive(key, &header.salt, &header.identity.uuid);
         // A key given for an image that is not encrypted is not used.
-        let keys = ImageKeys::derive(
-            key.filter(|_| encrypted),
-            &header.salt,
-            &header.identity.uuid,
-        );
-        let cipher = match (encrypted, key) {
-            (true, None) => None,
-            _ if keys.check() != header.key_check => return Err(Error::WrongKey),
-            _ => Some(keys.chunk_cipher(header.cipher())?),
+        let found = match encrypted {
+            true => keys
+                .iter()
+                .map(|key| derive(Some(key)))
+                .find(|derived| derived.check() == header.key_check),
+            false => Some(derive(None)).filter(|derived| derived.check() == header.key_check),
+        };
+        let (keys, cipher) = match found {
+            Some(found) => {
+                let cipher = found.chunk_cipher(header.cipher())?;
+                (found, Some(cipher))
+            }
+            None if encrypted && keys.is_empty() => (derive(None), None),
+            None => return Err(Error::WrongKey),
         };
         Ok(Self {
             header,
@@ -92,12 +96,29 @@ impl Context {
         }
     }
 
-    /// Checks a chunk's form, signature and body root, everything that needs no content key.
+    /// The plain hash that this image gives to a chunk with this layout and disk data.
+    ///
+    /// # Errors
+    /// [`Error::KeyMissing`] if the image is encrypted and its key was not given; [`Error::Limit`] for a layout that
+    /// cannot be written.
+    pub fn plain_hash(&self, layout: &Layout, data: &[u8]) -> Result<PlainHash, Error> {
+        if self.cipher.is_none() {
+            return Err(Error::KeyMissing);
+        }
+        let mut bytes = Vec::new();
+        payload::write(layout, self.header.sector_size, &mut bytes)?;
+        Ok(self.keys.plain_hash(&bytes, data))
+    }
+
+    /// Checks a chunk's form, signature and digest, everything that needs no content key.
     ///
     /// # Errors
     /// What is wrong with the chunk.
-    pub fn verify_chunk(&self, chunk: &[u8], index: u32) -> Result<ChunkHeader, Error> {
+    pub fn verify_chunk(&self, chunk: &[u8], index: u32) -> Result<Verified, Error> {
         let part = Part::Chunk(index);
+        if self.header.chunk_format != ChunkFormat::Frz {
+            return Err(Error::Legacy);
+        }
         let header = ChunkHeader::parse(chunk, index)?;
         if chunk.len() != header.blocks() as usize * BLOCK_SIZE {
             return Err(Error::Field {
@@ -126,32 +147,26 @@ impl Context {
                 field: "plain length",
             });
         }
-        let body = chunk.get(BLOCK_SIZE..).unwrap_or_default();
-        let (body, padding) =
-            body.split_at_checked(header.body_length as usize)
-                .ok_or(Error::Field {
-                    part,
-                    field: "body length",
-                })?;
-        expect_zero(padding, part)?;
-        match *blake3::hash(body).as_bytes() == header.body_root {
-            true => Ok(header),
-            false => Err(Error::Altered { part }),
-        }
+        let padding = chunk.get(BLOCK_SIZE + header.body_length as usize..);
+        expect_zero(padding.unwrap_or_default(), part)?;
+        let root = header.check_digest(chunk)?;
+        Ok(Verified { header, root })
     }
 }
 
-/// What an opened chunk says; its data and regions are in the buffers that were lent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenedChunk {
-    /// The sectors that the chunk answers for: free where no region is.
-    pub span: Span,
+/// A chunk that its owner signed for this place in this image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Its header.
+    pub header: ChunkHeader,
+    /// Its root, as the manifest should name it.
+    pub root: Cv,
 }
 
 /// Opens chunks of one image; one per thread.
 pub struct Opener {
     context: Arc<Context>,
-    decompressor: Decompressor<'static>,
+    unpacker: Unpacker,
 }
 
 impl Opener {
@@ -160,35 +175,30 @@ impl Opener {
     /// # Errors
     /// [`Error::Decompress`] if the codec has no memory left.
     pub fn new(context: Arc<Context>) -> Result<Self, Error> {
-        let decompressor = Decompressor::new().map_err(|_| Error::Decompress {
-            part: Part::Header,
-            expected: 0,
-        })?;
         Ok(Self {
             context,
-            decompressor,
+            unpacker: Unpacker::new()?,
         })
     }
 
-    /// Verifies, decrypts and decompresses the chunk with this index.
+    /// Verifies, decrypts and decompresses the chunk with this index; returns its plain hash.
     ///
     /// `chunk` is used as scratch space. `window_sectors` is what the operator allows to be written: sectors of the
-    /// target. `regions` and `data` are cleared and filled: `data` holds the regions' sectors one after the other.
+    /// target. `layout` and `data` are filled: `data` holds the regions' sectors one after the other.
     ///
     /// # Errors
-    /// The first check that failed. Then nothing in `data` may be used.
+    /// The first check that failed. Then nothing in `layout` and `data` may be used.
     pub fn open(
         &mut self,
         index: u32,
         chunk: &mut [u8],
         window_sectors: u64,
-        regions: &mut Vec<Region>,
+        layout: &mut Layout,
         data: &mut Vec<u8>,
-    ) -> Result<OpenedChunk, Error> {
+    ) -> Result<PlainHash, Error> {
         let part = Part::Chunk(index);
-        regions.clear();
         let context = &*self.context;
-        let header = context.verify_chunk(chunk, index)?;
+        let Verified { header, .. } = context.verify_chunk(chunk, index)?;
         let cipher = context.cipher.as_ref().ok_or(Error::KeyMissing)?;
         let body = chunk.get_mut(BLOCK_SIZE..).unwrap_or_default();
         let body = body
@@ -198,10 +208,10 @@ impl Opener {
             Some(cipher) => cipher.open(index, &header.associated_data(), body, part)?,
             None => body,
         };
+        let sector_size = context.header.sector_size;
         let window = context.header.disk_sectors.min(window_sectors);
-        let (span, packed) = payload::parse(payload, window, part, regions)?;
-        let sectors: u64 = regions.iter().map(|region| u64::from(region.sectors)).sum();
-        if sectors.checked_mul(u64::from(context.header.sector_size))
+        let (tables, packed) = payload::parse(payload, window, sector_size, part, layout)?;
+        if layout.data_sectors().checked_mul(u64::from(sector_size))
             != Some(u64::from(header.plain_length))
         {
             return Err(Error::Field {
@@ -209,31 +219,16 @@ impl Opener {
                 field: "plain length",
             });
         }
-        let length = header.plain_length as usize;
         // Bounded by the chunk size; the codec cannot write past it.
-        data.resize(length, 0);
-        match header.codec() {
-            Codec::None if packed.len() == length => data.copy_from_slice(packed),
-            Codec::None => {
-                return Err(Error::Field {
-                    part,
-                    field: "plain length",
-                });
-            }
-            Codec::Zstd => {
-                let written = self
-                    .decompressor
-                    .decompress_to_buffer(packed, &mut data[..]);
-                if written.ok() != Some(length) {
-                    return Err(Error::Decompress {
-                        part,
-                        expected: header.plain_length,
-                    });
-                }
-            }
-        }
-        match context.keys.plain_hash(data) == header.plain_hash {
-            true => Ok(OpenedChunk { span }),
+        data.resize(header.plain_length as usize, 0);
+        self.unpacker
+            .unpack(header.codec(), packed, data)
+            .ok_or(Error::Decompress {
+                part,
+                expected: header.plain_length,
+            })?;
+        match context.keys.plain_hash(tables, data) == header.plain_hash {
+            true => Ok(header.plain_hash),
             false => Err(Error::PlainHash { part }),
         }
     }

@@ -3,12 +3,13 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::relocation::Relocation;
 use crate::{Error, Part};
 
 /// A run of sectors that one chunk answers for. What its regions leave out is free.
 ///
 /// The spans of an image's chunks follow each other without gap or overlap from sector 0 to the disk's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// First sector.
     pub first: u64,
@@ -39,9 +40,39 @@ impl Region {
     }
 }
 
+/// What a chunk says about the disk, without the data: the *layout* of the format document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// The sectors that the chunk answers for.
+    pub span: Span,
+    /// The sectors whose data it holds, sorted and disjoint; the rest of the span is free.
+    pub regions: Vec<Region>,
+    /// What has to be adapted to the place of a partition; empty but for images made from Emulab's.
+    pub relocations: Vec<Relocation>,
+}
+
+impl Layout {
+    /// A layout without relocations.
+    pub fn new(span: Span, regions: Vec<Region>) -> Self {
+        Self {
+            span,
+            regions,
+            relocations: Vec::new(),
+        }
+    }
+
+    /// Sectors in all regions.
+    pub fn data_sectors(&self) -> u64 {
+        self.regions
+            .iter()
+            .map(|region| u64::from(region.sectors))
+            .sum()
+    }
+}
+
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct RawPayload {
+struct RawLayout {
     span_first: U64,
     span_sectors: U64,
     regions: U32,
@@ -56,28 +87,40 @@ struct RawRegion {
     sectors: U32,
 }
 
-pub(crate) const PAYLOAD_HEADER: usize = size_of::<RawPayload>();
-pub(crate) const REGION_ENTRY: usize = size_of::<RawRegion>();
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawRelocation {
+    kind: U32,
+    offset: U32,
+    sector: U64,
+    size: U64,
+}
 
-/// Appends payload header and region table to `out`.
+/// Bytes of a layout without regions.
+pub(crate) const LAYOUT_HEADER: usize = size_of::<RawLayout>();
+
+/// Appends a layout to `out`.
 ///
 /// # Errors
-/// [`Error::Limit`] if the regions are not sorted, disjoint, inside the span, or more than 2^32 sectors apart.
-pub(crate) fn write(span: Span, regions: &[Region], out: &mut Vec<u8>) -> Result<(), Error> {
+/// [`Error::Limit`] if the regions are not sorted, disjoint, inside the span, or more than 2^32 sectors apart, or a
+/// relocation is not inside a region.
+pub(crate) fn write(layout: &Layout, sector_size: u32, out: &mut Vec<u8>) -> Result<(), Error> {
+    let span = layout.span;
     let limit = || Error::Limit {
         field: "regions",
         detail: format!("do not fit the span at sector {}", span.first),
     };
-    let raw = RawPayload {
+    let count = |length: usize| u32::try_from(length).map_err(|_| limit());
+    let raw = RawLayout {
         span_first: span.first.into(),
         span_sectors: span.sectors.into(),
-        regions: u32::try_from(regions.len()).map_err(|_| limit())?.into(),
-        relocations: 0.into(),
+        regions: count(layout.regions.len())?.into(),
+        relocations: count(layout.relocations.len())?.into(),
         zero: [0; 8],
     };
     out.extend_from_slice(raw.as_bytes());
     let mut position = span.first;
-    for region in regions {
+    for region in &layout.regions {
         let gap = region
             .first
             .checked_sub(position)
@@ -86,19 +129,44 @@ pub(crate) fn write(span: Span, regions: &[Region], out: &mut Vec<u8>) -> Result
         if region.sectors == 0 || region.end() > span.end() {
             return Err(limit());
         }
-        out.extend_from_slice(
-            RawRegion {
-                gap: gap.into(),
-                sectors: region.sectors.into(),
-            }
-            .as_bytes(),
-        );
+        let raw = RawRegion {
+            gap: gap.into(),
+            sectors: region.sectors.into(),
+        };
+        out.extend_from_slice(raw.as_bytes());
         position = region.end();
+    }
+    for relocation in &layout.relocations {
+        if !is_inside(relocation, &layout.regions, sector_size) {
+            return Err(limit());
+        }
+        let raw = RawRelocation {
+            kind: relocation.kind.into(),
+            offset: relocation.offset.into(),
+            sector: relocation.sector.into(),
+            size: relocation.size.into(),
+        };
+        out.extend_from_slice(raw.as_bytes());
     }
     Ok(())
 }
 
-/// Reads payload header and region table; returns the span and the data behind them.
+/// Whether all bytes that a relocation names are in one region.
+fn is_inside(relocation: &Relocation, regions: &[Region], sector_size: u32) -> bool {
+    let sector_size = u64::from(sector_size);
+    let sectors = u64::from(relocation.offset)
+        .checked_add(relocation.size)
+        .map(|bytes| bytes.div_ceil(sector_size));
+    let end = sectors.and_then(|sectors| relocation.sector.checked_add(sectors));
+    let after = regions.partition_point(|region| region.first <= relocation.sector);
+    let region = after.checked_sub(1).and_then(|last| regions.get(last));
+    u64::from(relocation.offset) < sector_size
+        && region.is_some_and(|region| {
+            relocation.sector < region.end() && end.is_some_and(|end| end <= region.end())
+        })
+}
+
+/// Reads a layout into `layout`; returns its bytes and what follows them.
 ///
 /// A region is stored by its distance from the one before, so that no table can hold regions that overlap or are out
 /// of order. What is left to check is that they end inside the span, and the span inside the disk.
@@ -106,15 +174,15 @@ pub(crate) fn write(span: Span, regions: &[Region], out: &mut Vec<u8>) -> Result
 /// # Errors
 /// [`Error::Field`]
 pub(crate) fn parse<'a>(
-    payload: &'a [u8],
+    bytes: &'a [u8],
     disk_sectors: u64,
+    sector_size: u32,
     part: Part,
-    regions: &mut Vec<Region>,
-) -> Result<(Span, &'a [u8]), Error> {
+    layout: &mut Layout,
+) -> Result<(&'a [u8], &'a [u8]), Error> {
     let field = |field| Error::Field { part, field };
-    let (raw, rest) = RawPayload::ref_from_prefix(payload).map_err(|_| field("body length"))?;
-    crate::layout::expect_zero(&raw.zero, part)?;
-    crate::layout::expect_zero(raw.relocations.as_bytes(), part)?;
+    let (raw, rest) = RawLayout::ref_from_prefix(bytes).map_err(|_| field("body length"))?;
+    crate::prefix::expect_zero(&raw.zero, part)?;
     let span = Span {
         first: raw.span_first.get(),
         sectors: raw.span_sectors.get(),
@@ -122,15 +190,18 @@ pub(crate) fn parse<'a>(
     let span_end = span
         .first
         .checked_add(span.sectors)
-        .filter(|&end| end <= disk_sectors);
-    let span_end = span_end
-        .filter(|_| span.sectors > 0)
+        .filter(|&end| end <= disk_sectors && span.sectors > 0)
         .ok_or_else(|| field("span"))?;
-    let count = usize::try_from(raw.regions.get()).map_err(|_| field("region count"))?;
-    // `count` is bounded by the bytes that are there before anything is allocated for it.
-    let (table, data) = <[RawRegion]>::ref_from_prefix_with_elems(rest, count)
+    // Both counts are bounded by the bytes that are there before anything is allocated for them.
+    let count = |count: U32| usize::try_from(count.get()).unwrap_or(usize::MAX);
+    let (table, rest) = <[RawRegion]>::ref_from_prefix_with_elems(rest, count(raw.regions))
         .map_err(|_| field("region count"))?;
-    regions.clear();
+    let (relocations, rest) =
+        <[RawRelocation]>::ref_from_prefix_with_elems(rest, count(raw.relocations))
+            .map_err(|_| field("relocation count"))?;
+    layout.span = span;
+    layout.regions.clear();
+    layout.relocations.clear();
     let mut position = span.first;
     for raw in table {
         let sectors = raw.sectors.get();
@@ -140,9 +211,22 @@ pub(crate) fn parse<'a>(
             .filter(|region| sectors > 0 && region.end() <= span_end)
             .ok_or_else(|| field("region"))?;
         position = region.end();
-        regions.push(region);
+        layout.regions.push(region);
     }
-    Ok((span, data))
+    for raw in relocations {
+        let relocation = Relocation {
+            kind: raw.kind.get(),
+            offset: raw.offset.get(),
+            sector: raw.sector.get(),
+            size: raw.size.get(),
+        };
+        if !is_inside(&relocation, &layout.regions, sector_size) {
+            return Err(field("relocation"));
+        }
+        layout.relocations.push(relocation);
+    }
+    let length = bytes.len() - rest.len();
+    Ok(bytes.split_at(length))
 }
 
 #[cfg(test)]
@@ -155,10 +239,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_regions_come_back(
+        fn any_layout_comes_back(
             first in 0_u64..1 << 40,
             steps in proptest::collection::vec((0_u32..100_000, 1_u32..4096), 0..200),
             tail in 1_u64..1000,
+            places in proptest::collection::vec((any::<u32>(), any::<prop::sample::Index>(), 0_u32..512, 0_u64..512), 0..5),
             data in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
             let mut position = first;
@@ -167,26 +252,34 @@ mod tests {
                 position = region.end();
                 region
             }).collect();
-            let span = Span { first, sectors: position - first + tail };
+            let mut layout = Layout::new(Span { first, sectors: position - first + tail }, regions);
+            if !layout.regions.is_empty() {
+                layout.relocations = places.iter().map(|&(kind, index, offset, size)| {
+                    let size = size.min(512 - u64::from(offset));
+                    Relocation { kind, offset, sector: index.get(&layout.regions).first, size }
+                }).collect();
+            }
             let mut bytes = Vec::new();
-            write(span, &regions, &mut bytes).unwrap();
+            write(&layout, 512, &mut bytes).unwrap();
+            let length = bytes.len();
             bytes.extend_from_slice(&data);
-            let mut read = Vec::new();
-            prop_assert_eq!(parse(&bytes, span.end(), PART, &mut read).unwrap(), (span, &data[..]));
-            prop_assert_eq!(&read, &regions);
-            prop_assert!(parse(&bytes, span.end() - 1, PART, &mut read).is_err(), "span past the end of the disk");
+            let mut read = Layout::default();
+            let end = layout.span.end();
+            prop_assert_eq!(parse(&bytes, end, 512, PART, &mut read).unwrap(), (&bytes[..length], &data[..]));
+            prop_assert_eq!(&read, &layout);
+            prop_assert!(parse(&bytes, end - 1, 512, PART, &mut read).is_err(), "span past the end of the disk");
         }
 
         #[test]
         fn any_bytes_give_regions_inside_the_disk_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut regions = Vec::new();
-            if let Ok((span, _)) = parse(&bytes, 1 << 40, PART, &mut regions) {
-                let mut position = span.first;
-                for region in &regions {
+            let mut layout = Layout::default();
+            if parse(&bytes, 1 << 40, 512, PART, &mut layout).is_ok() {
+                let mut position = layout.span.first;
+                for region in &layout.regions {
                     prop_assert!(region.first >= position && region.sectors > 0);
                     position = region.end();
                 }
-                prop_assert!(position <= span.end() && span.end() <= 1 << 40);
+                prop_assert!(position <= layout.span.end() && layout.span.end() <= 1 << 40);
             }
         }
     }
@@ -197,67 +290,82 @@ mod tests {
             first: 100,
             sectors: 50,
         };
+        let region = |first, sectors| Region { first, sectors };
         let refused: [&[Region]; 4] = [
-            &[Region {
-                first: 99,
-                sectors: 2,
-            }],
-            &[Region {
-                first: 149,
-                sectors: 2,
-            }],
-            &[Region {
-                first: 110,
-                sectors: 0,
-            }],
-            &[
-                Region {
-                    first: 110,
-                    sectors: 10,
-                },
-                Region {
-                    first: 119,
-                    sectors: 1,
-                },
-            ],
+            &[region(99, 2)],
+            &[region(149, 2)],
+            &[region(110, 0)],
+            &[region(110, 10), region(119, 1)],
         ];
         for regions in refused {
-            assert!(
-                write(span, regions, &mut Vec::new()).is_err(),
-                "{regions:?}"
-            );
+            let layout = Layout::new(span, regions.to_vec());
+            assert!(write(&layout, 512, &mut Vec::new()).is_err(), "{regions:?}");
         }
     }
 
     #[test]
+    fn relocations_stay_inside_their_region() {
+        let span = Span {
+            first: 100,
+            sectors: 50,
+        };
+        let region = |first, sectors| Region { first, sectors };
+        let mut layout = Layout::new(span, vec![region(105, 5), region(120, 2)]);
+        let mut fits = |sector, offset, size| {
+            layout.relocations = vec![Relocation {
+                kind: 3,
+                offset,
+                sector,
+                size,
+            }];
+            write(&layout, 512, &mut Vec::new()).is_ok()
+        };
+        assert!(fits(105, 0, 512) && fits(121, 511, 1) && fits(120, 10, 1014));
+        assert!(!fits(104, 0, 5), "before the region");
+        assert!(!fits(110, 0, 5), "behind the region");
+        assert!(!fits(121, 511, 2), "over the region's end");
+        assert!(!fits(105, 512, 1), "offset outside the sector");
+        assert!(!fits(105, 1, u64::MAX), "wraps");
+        assert!(!fits(u64::MAX, 0, 5), "no such sector");
+    }
+
+    #[test]
     fn hostile_tables_are_refused() {
-        let raw = |first: u64, sectors: u64, count: u32, table: &[(u32, u32)]| {
+        let raw = |first: u64, sectors: u64, counts: (u32, u32), table: &[(u32, u32)]| {
             let mut bytes = [first.to_le_bytes(), sectors.to_le_bytes()].concat();
-            bytes.extend_from_slice(&count.to_le_bytes());
-            bytes.extend_from_slice(&[0; 12]);
+            bytes.extend_from_slice(&counts.0.to_le_bytes());
+            bytes.extend_from_slice(&counts.1.to_le_bytes());
+            bytes.extend_from_slice(&[0; 8]);
             for (gap, sectors) in table {
                 bytes.extend_from_slice(&gap.to_le_bytes());
                 bytes.extend_from_slice(&sectors.to_le_bytes());
             }
             bytes
         };
-        let mut regions = Vec::new();
-        let mut check = |bytes: Vec<u8>| parse(&bytes, 1000, PART, &mut regions).map(|_| ());
-        assert!(check(raw(0, 1000, 1, &[(0, 1000)])).is_ok());
+        let mut layout = Layout::default();
+        let mut check = |bytes: Vec<u8>| parse(&bytes, 1000, 512, PART, &mut layout).map(|_| ());
+        assert!(check(raw(0, 1000, (1, 0), &[(0, 1000)])).is_ok());
         assert!(
-            check(raw(0, 1000, 1, &[(0, 1001)])).is_err(),
+            check(raw(0, 1000, (1, 0), &[(0, 1001)])).is_err(),
             "past the span"
         );
-        assert!(check(raw(0, 1000, 1, &[(5, 0)])).is_err(), "empty region");
-        assert!(check(raw(0, 0, 0, &[])).is_err(), "empty span");
-        assert!(check(raw(1, 1000, 0, &[])).is_err(), "past the disk");
-        assert!(check(raw(u64::MAX, 2, 0, &[])).is_err(), "wraps");
         assert!(
-            check(raw(0, 1000, u32::MAX, &[(0, 1)])).is_err(),
+            check(raw(0, 1000, (1, 0), &[(5, 0)])).is_err(),
+            "empty region"
+        );
+        assert!(check(raw(0, 0, (0, 0), &[])).is_err(), "empty span");
+        assert!(check(raw(1, 1000, (0, 0), &[])).is_err(), "past the disk");
+        assert!(check(raw(u64::MAX, 2, (0, 0), &[])).is_err(), "wraps");
+        assert!(
+            check(raw(0, 1000, (u32::MAX, 0), &[(0, 1)])).is_err(),
             "more regions than bytes"
         );
         assert!(
-            check(raw(0, 1000, 2, &[(999, 1), (u32::MAX, u32::MAX)])).is_err(),
+            check(raw(0, 1000, (1, u32::MAX), &[(0, 1)])).is_err(),
+            "more relocations than bytes"
+        );
+        assert!(
+            check(raw(0, 1000, (2, 0), &[(999, 1), (u32::MAX, u32::MAX)])).is_err(),
             "second region past the span"
         );
     }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use zstd::bulk::Compressor;
-
-use crate::chunk::ChunkHeader;
-use crate::cipher::{BodyCipher, ImageKeys, TAG_SIZE};
-use crate::manifest::{ChunkEntry, ChunkSecret, Manifest};
-use crate::payload::{self, Region, Span};
+use crate::chunk::{BODY_MAX, ChunkHeader};
+use crate::cipher::{BodyCipher, ImageKeys};
+use crate::codec::Packer;
+use crate::manifest::{ChunkEntry, ChunkSecret, Line, Manifest, PlainHash};
+use crate::parity::{ParityEncoder, usual_count};
+use crate::payload::{self, Layout};
 use crate::{
     BLOCK_SIZE, Codec, ContentKey, Error, Footer, HEADER_SIZE, ImageHeader, Part, SigningKey,
 };
@@ -25,14 +25,17 @@ struct Shared {
 pub struct Sealer {
     shared: Arc<Shared>,
     level: i32,
-    compressor: Compressor<'static>,
+    packer: Packer,
+    /// `None` leaves the parity roots out.
+    parity: Option<ParityEncoder>,
 }
 
 /// A sealed chunk's lines of the manifest, to be handed to [`Sealer::finish`] in the order of the chunks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sealed {
     entry: ChunkEntry,
     secret: ChunkSecret,
+    /// Bytes of disk data in this image.
     plain_length: u32,
 }
 
@@ -42,30 +45,20 @@ impl Sealed {
         u64::from(self.entry.blocks) * BLOCK_SIZE as u64
     }
 
-    /// Bytes of disk data in the chunk.
+    /// Whether the chunk is in the image, rather than left out of a delta.
+    pub fn is_present(&self) -> bool {
+        self.entry.is_present()
+    }
+
+    /// Bytes of disk data in the chunk, 0 if it is left out.
     pub fn plain_bytes(&self) -> u64 {
         u64::from(self.plain_length)
     }
 }
 
-fn compressor(level: i32) -> Result<Compressor<'static>, Error> {
-    let mut compressor = Compressor::new(level).map_err(|source| Error::Compress {
-        part: Part::Header,
-        source,
-    })?;
-    // The chunk carries hashes of its own; the frame's length is signed in the chunk header.
-    compressor
-        .include_checksum(false)
-        .and_then(|()| compressor.include_contentsize(false))
-        .map_err(|source| Error::Compress {
-            part: Part::Header,
-            source,
-        })?;
-    Ok(compressor)
-}
-
 impl Sealer {
-    /// Begins an image. `key` and `signer` must be those that the header was made with; `level` is Zstandard's.
+    /// Begins an image. `key` and `signer` must be those that the header was made with; `level` is the codec's: 1 to 19 for
+    /// Zstandard, 0 to 9 for zlib.
     ///
     /// # Errors
     /// [`Error::WrongKey`], [`Error::Limit`] if key or signer are not the header's.
@@ -79,19 +72,8 @@ impl Sealer {
         if keys.check() != header.key_check {
             return Err(Error::WrongKey);
         }
-        if signer
-            .as_ref()
-            .map(|key| key.verifying_key().id())
-            .unwrap_or_default()
-            != header.signer()
-        {
-            return Err(Error::Limit {
-                field: "signer",
-                detail: "not the one that the header names".into(),
-            });
-        }
         let cipher = keys.chunk_cipher(header.cipher())?;
-        let header_bytes = header.to_bytes(signer.as_deref());
+        let header_bytes = header.to_bytes(signer.as_deref())?;
         let shared = Shared {
             header,
             header_bytes,
@@ -99,10 +81,12 @@ impl Sealer {
             cipher,
             signer,
         };
+        let packer = Packer::new(shared.header.codec(), level)?;
         Ok(Self {
             shared: Arc::new(shared),
             level,
-            compressor: compressor(level)?,
+            packer,
+            parity: Some(ParityEncoder::default()),
         })
     }
 
@@ -114,8 +98,16 @@ impl Sealer {
         Ok(Self {
             shared: Arc::clone(&self.shared),
             level: self.level,
-            compressor: compressor(self.level)?,
+            packer: Packer::new(self.header().codec(), self.level)?,
+            parity: self.parity.as_ref().map(|_| ParityEncoder::default()),
         })
+    }
+
+    /// Leaves the parity roots out of the manifest: servers then repair losses by sending the same blocks again.
+    #[must_use]
+    pub fn without_parity(mut self) -> Self {
+        self.parity = None;
+        self
     }
 
     /// The image's header.
@@ -128,16 +120,45 @@ impl Sealer {
         &self.shared.header_bytes
     }
 
-    /// Seals the chunk with this index: `data` is what stands in `regions`, one after the other. `out` is cleared and
-    /// gets the chunk's bytes, a whole number of blocks. An index must never be sealed twice with different data.
+    /// The plain hash of a chunk with this layout and data.
     ///
     /// # Errors
-    /// [`Error::Limit`] if regions, span and data do not fit each other or the chunk size.
+    /// [`Error::Limit`] if the layout cannot be written.
+    pub fn plain_hash(&self, layout: &Layout, data: &[u8]) -> Result<PlainHash, Error> {
+        let mut bytes = Vec::new();
+        payload::write(layout, self.header().sector_size, &mut bytes)?;
+        Ok(self.shared.keys.plain_hash(&bytes, data))
+    }
+
+    /// The manifest's lines for a chunk that a delta leaves out, as its base holds it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the image is no delta, or the layout cannot be written.
+    pub fn leave_out(&self, layout: Layout, data: &[u8]) -> Result<Sealed, Error> {
+        if self.header().base.is_none() {
+            return Err(Error::Limit {
+                field: "base",
+                detail: "only a delta can leave out a chunk".into(),
+            });
+        }
+        let plain_hash = self.plain_hash(&layout, data)?;
+        Ok(Sealed {
+            entry: ChunkEntry::default(),
+            secret: ChunkSecret { plain_hash, layout },
+            plain_length: 0,
+        })
+    }
+
+    /// Seals the chunk with this index: `data` is what stands in the layout's regions, one after the other. `out` is
+    /// cleared and gets the chunk's bytes, a whole number of blocks. An index must never be sealed twice with
+    /// different data.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if layout and data do not fit each other or the chunk size; [`Error::Signing`]
     pub fn seal(
         &mut self,
         index: u32,
-        span: Span,
-        regions: &[Region],
+        layout: Layout,
         data: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<Sealed, Error> {
@@ -149,10 +170,12 @@ impl Sealer {
             ..
         } = &*self.shared;
         let part = Part::Chunk(index);
-        let sectors: u64 = regions.iter().map(|region| u64::from(region.sectors)).sum();
-        let fits = data.len() as u64 == sectors * u64::from(header.sector_size)
+        let fits = layout
+            .data_sectors()
+            .checked_mul(u64::from(header.sector_size))
+            == Some(data.len() as u64)
             && data.len() <= header.chunk_size as usize
-            && span.end() <= header.disk_sectors;
+            && layout.span.end() <= header.disk_sectors;
         let plain_length = u32::try_from(data.len()).ok().filter(|_| fits);
         let plain_length = plain_length.ok_or_else(|| Error::Limit {
             field: "regions",
@@ -161,18 +184,13 @@ impl Sealer {
 
         out.clear();
         out.resize(BLOCK_SIZE, 0);
-        payload::write(span, regions, out)?;
+        payload::write(&layout, header.sector_size, out)?;
         let data_at = out.len();
+        let plain_hash = keys.plain_hash(&out[BLOCK_SIZE..], data);
         // One byte less than the data: what does not shrink is stored.
         out.resize(data_at + data.len(), 0);
         let room = data.len().saturating_sub(1);
-        let shrunk = match header.codec() {
-            Codec::Zstd => self
-                .compressor
-                .compress_to_buffer(data, &mut out[data_at..data_at + room])
-                .ok(),
-            Codec::None => None,
-        };
+        let shrunk = self.packer.pack(data, &mut out[data_at..data_at + room]);
         let mut identity = header.identity.clone();
         match shrunk {
             Some(length) => out.truncate(data_at + length),
@@ -181,41 +199,39 @@ impl Sealer {
                 out[data_at..].copy_from_slice(data);
             }
         }
-        let tag = if cipher.is_some() { TAG_SIZE } else { 0 };
-        let body_length =
-            u32::try_from(out.len() - BLOCK_SIZE + tag).map_err(|_| Error::Limit {
+        let body_length = header.cipher().sealed_length(out.len() - BLOCK_SIZE);
+        let body_length = u32::try_from(body_length)
+            .ok()
+            .filter(|&length| length as usize <= BODY_MAX)
+            .ok_or_else(|| Error::Limit {
                 field: "body length",
                 detail: format!("{part} is too long"),
             })?;
-        let plain_hash = keys.plain_hash(data);
         let mut chunk = ChunkHeader {
             identity,
             index,
             body_length,
             plain_length,
-            body_root: [0; 32],
+            digest: [0; 32],
             plain_hash,
         };
         if let Some(cipher) = cipher {
-            let tag = cipher.seal(
-                index,
-                &chunk.associated_data(),
-                &mut out[BLOCK_SIZE..],
-                part,
-            )?;
-            out.extend_from_slice(&tag);
+            cipher.seal(index, &chunk.associated_data(), out, BLOCK_SIZE, part)?;
         }
-        chunk.body_root = *blake3::hash(&out[BLOCK_SIZE..]).as_bytes();
-        chunk.write(signer.as_deref(), &mut out[..BLOCK_SIZE]);
         out.resize(out.len().next_multiple_of(BLOCK_SIZE), 0);
-
-        let entry = ChunkEntry {
+        let root = chunk.write(signer.as_deref(), out)?;
+        let mut entry = ChunkEntry {
             blocks: chunk.blocks(),
-            root: *blake3::hash(out).as_bytes(),
+            root,
+            ..ChunkEntry::default()
         };
+        if let Some(parity) = &mut self.parity {
+            entry.parity_blocks = usual_count(entry.blocks);
+            entry.parity_root = parity.root(out, entry.parity_blocks)?;
+        }
         Ok(Sealed {
             entry,
-            secret: ChunkSecret { span, plain_hash },
+            secret: ChunkSecret { plain_hash, layout },
             plain_length,
         })
     }
@@ -232,9 +248,9 @@ impl Sealer {
             signer,
             ..
         } = &*self.shared;
-        let lines: Vec<_> = chunks
+        let lines: Vec<Line<'_>> = chunks
             .iter()
-            .map(|sealed| (sealed.entry, sealed.secret))
+            .map(|sealed| (sealed.entry, &sealed.secret))
             .collect();
         let plain_bytes = chunks.iter().map(Sealed::plain_bytes).sum();
         let mut bytes = Manifest::build(

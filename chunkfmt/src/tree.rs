@@ -204,6 +204,34 @@ fn merge(children: &[Cv], root: bool) -> Cv {
     }
 }
 
+/// The values of all subtrees of an object that hang off the path to its first group, from the left.
+///
+/// With them the object's root follows from its first 16 blocks alone: [`root_of_first_group`]. So a chunk is hashed
+/// once, and both its digest (with parts of its header block left out) and its root are known.
+pub(crate) fn siblings_of_first_group(object: &[u8]) -> Vec<Cv> {
+    let group = BLOCK_SIZE * GROUP_BLOCKS as usize;
+    let mut values = Vec::new();
+    let mut at = group;
+    // BLAKE3's left subtree is the largest power of two, so the siblings double in size from the left.
+    while let Some(rest) = object.get(at..).filter(|rest| !rest.is_empty()) {
+        let subtree = rest.get(..at).unwrap_or(rest);
+        values.push(subtree_value((at / BLOCK_SIZE) as u64, subtree));
+        at = at.saturating_mul(2);
+    }
+    values
+}
+
+/// The root of an object from its first group (16 blocks, or all that it has) and [`siblings_of_first_group`].
+pub(crate) fn root_of_first_group(group: &[u8], siblings: &[Cv]) -> Cv {
+    let Some((last, inner)) = siblings.split_last() else {
+        return *blake3::hash(group).as_bytes();
+    };
+    let left = inner.iter().fold(subtree_value(0, group), |left, right| {
+        merge_subtrees_non_root(&left, right, Mode::Hash)
+    });
+    *merge_subtrees_root(&left, last, Mode::Hash).as_bytes()
+}
+
 /// All chaining values of one object from level 1 up, as its sender keeps them.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -301,6 +329,19 @@ mod tests {
             let tree = Tree::build(&object).unwrap();
             assert_eq!(
                 tree.root(),
+                *blake3::hash(&object).as_bytes(),
+                "{blocks} blocks"
+            );
+        }
+    }
+
+    #[test]
+    fn the_root_follows_from_the_first_group() {
+        for blocks in (1..70).chain([127, 128, 129, 511, 512, 513, 1024, 1025, 2048, 2081, 2082]) {
+            let object = object(blocks);
+            let group = &object[..object.len().min(16 * BLOCK_SIZE)];
+            assert_eq!(
+                root_of_first_group(group, &siblings_of_first_group(&object)),
                 *blake3::hash(&object).as_bytes(),
                 "{blocks} blocks"
             );

@@ -10,8 +10,9 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use chunkfmt::{
-    BLOCK_SIZE, Codec, ContentKey, Context, Error, ErrorKind, HEADER_SIZE, ImageHeader, ImageIndex,
-    ImageReader, Next, Opener, Part, Region, Sealer, SigningKey, Span, Trust, check_roots,
+    BLOCK_SIZE, Base, Cipher, Codec, ContentKey, Context, Error, ErrorKind, HEADER_SIZE,
+    ImageHeader, ImageIndex, ImageReader, Layout, ManifestHead, Next, Opener, Part, Region, Sealer,
+    SigningKey, Span, Suite, Trust, check_roots,
 };
 use proptest::prelude::*;
 
@@ -20,6 +21,7 @@ const SECTOR: u32 = 512;
 struct Owner {
     signer: Option<Arc<SigningKey>>,
     key: Option<ContentKey>,
+    cipher: Cipher,
 }
 
 impl Owner {
@@ -27,6 +29,7 @@ impl Owner {
         Self {
             signer: Some(Arc::new(SigningKey::generate().unwrap())),
             key: Some(ContentKey::generate().unwrap()),
+            cipher: Cipher::Aes256Gcm,
         }
     }
 
@@ -47,13 +50,9 @@ impl Owner {
             self.signer.as_deref(),
         )
         .unwrap();
-        let mut sealer = Sealer::new(
-            header.with_codec(codec),
-            self.key.as_ref(),
-            self.signer.clone(),
-            3,
-        )
-        .unwrap();
+        let cipher = self.key.as_ref().map_or(Cipher::None, |_| self.cipher);
+        let header = header.with_codec(codec).with_cipher(cipher).unwrap();
+        let mut sealer = Sealer::new(header, self.key.as_ref(), self.signer.clone(), 3).unwrap();
         let mut image = sealer.header_bytes().to_vec();
         let (mut sealed, mut chunk) = (Vec::new(), Vec::new());
         let mut first = 0;
@@ -69,11 +68,8 @@ impl Owner {
                 .copied()
                 .collect();
             let index = sealed.len() as u32;
-            sealed.push(
-                sealer
-                    .seal(index, span, &regions, &data, &mut chunk)
-                    .unwrap(),
-            );
+            let layout = Layout::new(span, regions);
+            sealed.push(sealer.seal(index, layout, &data, &mut chunk).unwrap());
             image.extend_from_slice(&chunk);
             first = span.end();
         }
@@ -105,20 +101,21 @@ fn disk(sectors: usize) -> Vec<u8> {
 
 /// Installs an image from a stream: returns the disk with zeros where it is free.
 fn install(image: &[u8], trust: &Trust, key: Option<&ContentKey>) -> Result<Vec<u8>, Error> {
+    let key: Vec<ContentKey> = key.into_iter().cloned().collect();
     let mut reader = ImageReader::new(image, trust.clone())?;
-    let context = Arc::new(Context::new(reader.header_bytes(), trust, key)?);
+    let context = Arc::new(Context::new(reader.header_bytes(), trust, &key)?);
     let sectors = context.header().disk_sectors;
     let mut disk = vec![0; (sectors * u64::from(SECTOR)) as usize];
     let mut opener = Opener::new(context)?;
-    let (mut chunk, mut regions, mut data, mut roots) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut chunk, mut data, mut roots) = (Vec::new(), Vec::new(), Vec::new());
+    let mut layout = Layout::default();
     loop {
         match reader.next(&mut chunk)? {
             Next::Chunk(index) => {
-                roots.push(*blake3::hash(&chunk).as_bytes());
-                opener.open(index, &mut chunk, sectors, &mut regions, &mut data)?;
+                roots.push((index, *blake3::hash(&chunk).as_bytes()));
+                opener.open(index, &mut chunk, sectors, &mut layout, &mut data)?;
                 let mut rest = &data[..];
-                for region in &regions {
+                for region in &layout.regions {
                     let bytes = region.sectors as usize * SECTOR as usize;
                     let at = region.first as usize * SECTOR as usize;
                     disk[at..at + bytes].copy_from_slice(&rest[..bytes]);
@@ -156,21 +153,185 @@ fn expected(disk: &[u8], chunk_sectors: u64) -> Vec<u8> {
 #[test]
 fn images_come_back_whatever_the_suite() {
     let disk = disk(5000);
-    for codec in [Codec::Zstd, Codec::None] {
+    let ciphers = [
+        Cipher::None,
+        Cipher::Aes256Gcm,
+        Cipher::ChaCha20Poly1305,
+        Cipher::BlowfishCbc,
+    ];
+    for codec in [Codec::Zstd, Codec::Zlib, Codec::None] {
         for signed in [true, false] {
-            for encrypted in [true, false] {
+            for cipher in ciphers {
                 let mut owner = Owner::new();
                 owner.signer = owner.signer.filter(|_| signed);
-                owner.key = owner.key.filter(|_| encrypted);
+                owner.key = owner.key.filter(|_| cipher != Cipher::None);
+                owner.cipher = cipher;
                 let image = owner.image(&disk, 1024, codec);
                 let restored = install(&image, &owner.trust(), owner.key.as_ref()).unwrap();
                 assert!(
                     restored == expected(&disk, 1024),
-                    "{codec:?}, signed {signed}, encrypted {encrypted}"
+                    "{codec:?}, signed {signed}, {cipher:?}"
                 );
             }
         }
     }
+}
+
+#[test]
+fn the_suites_are_told_apart() {
+    let header = |owner: &Owner| {
+        let key = owner.key.as_ref();
+        ImageHeader::new("x".into(), 1, SECTOR, 8, key, owner.signer.as_deref()).unwrap()
+    };
+    let owner = Owner::new();
+    assert_eq!(header(&owner).suite(), Some(Suite::Modern));
+    let mixed = header(&owner).with_codec(Codec::Zlib);
+    assert_eq!(mixed.suite(), None);
+    let open = Owner {
+        signer: None,
+        key: None,
+        ..owner
+    };
+    assert!(header(&open).with_cipher(Cipher::BlowfishCbc).is_err());
+    assert_eq!(
+        header(&open).with_codec(Codec::Zlib).suite(),
+        Some(Suite::Classic)
+    );
+}
+
+/// A delta that leaves out what its base holds, and what a reader makes of it.
+#[test]
+fn a_delta_describes_the_whole_disk() {
+    let owner = Owner::new();
+    let (old, mut new) = (disk(4000), disk(4000));
+    let base = owner.image(&old, 1000, Codec::Zstd);
+    let base = ImageIndex::read(&mut Cursor::new(&base), Some(&owner.trust())).unwrap();
+    new[2100 * 512..2101 * 512].fill(7);
+    let header = ImageHeader::new(
+        "golden".into(),
+        8,
+        SECTOR,
+        4000,
+        owner.key.as_ref(),
+        owner.signer.as_deref(),
+    );
+    let header = header.unwrap().with_base(Base {
+        uuid: base.header.uuid(),
+        epoch: base.header.epoch(),
+        manifest: base.manifest.digest,
+    });
+    let mut sealer = Sealer::new(header, owner.key.as_ref(), owner.signer.clone(), 3).unwrap();
+    let (mut image, mut chunk, mut sealed) =
+        (sealer.header_bytes().to_vec(), Vec::new(), Vec::new());
+    for index in 0..4 {
+        let span = Span {
+            first: u64::from(index) * 1000,
+            sectors: 1000,
+        };
+        let layout = Layout::new(
+            span,
+            vec![Region {
+                first: span.first,
+                sectors: 1000,
+            }],
+        );
+        let data = sectors_of(&new, &layout.regions[0]);
+        if data == sectors_of(&old, &layout.regions[0]) {
+            sealed.push(sealer.leave_out(layout, data).unwrap());
+        } else {
+            sealed.push(sealer.seal(index, layout, data, &mut chunk).unwrap());
+            image.extend_from_slice(&chunk);
+        }
+    }
+    image.extend(sealer.finish(&sealed).unwrap());
+
+    let index = ImageIndex::read(&mut Cursor::new(&image), Some(&owner.trust())).unwrap();
+    assert_eq!(index.header.base.unwrap().uuid, base.header.uuid());
+    let present: Vec<bool> = index
+        .manifest
+        .entries
+        .iter()
+        .map(|entry| entry.is_present())
+        .collect();
+    assert_eq!(present, [false, false, true, false]);
+    assert_eq!(index.manifest.head.image_bytes(), image.len() as u64);
+    assert!(index.chunk(1).is_none() && index.chunk(2).is_some());
+    let restored = install(&image, &owner.trust(), owner.key.as_ref()).unwrap();
+    assert!(restored[2000 * 512..3000 * 512] == new[2000 * 512..3000 * 512]);
+    let context = Context::new(&image, &owner.trust(), owner.key.as_slice()).unwrap();
+    for secret in context.secrets(&index.manifest).unwrap() {
+        let data = sectors_of(&new, &secret.layout.regions[0]);
+        assert_eq!(
+            context.plain_hash(&secret.layout, data).unwrap(),
+            secret.plain_hash
+        );
+    }
+}
+
+#[test]
+fn only_a_delta_leaves_out_chunks() {
+    let owner = Owner::new();
+    let header = ImageHeader::new(
+        "x".into(),
+        1,
+        SECTOR,
+        8,
+        owner.key.as_ref(),
+        owner.signer.as_deref(),
+    );
+    let sealer = Sealer::new(header.unwrap(), owner.key.as_ref(), owner.signer.clone(), 3).unwrap();
+    let layout = Layout::new(
+        Span {
+            first: 0,
+            sectors: 8,
+        },
+        Vec::new(),
+    );
+    assert!(sealer.leave_out(layout, &[]).is_err());
+}
+
+/// Wrapped keys come and go, and no chunk, nor the digest that deltas name, changes.
+#[test]
+fn wrapped_keys_are_exchanged_without_touching_a_chunk() {
+    let owner = Owner::new();
+    let disk = disk(3000);
+    let image = owner.image(&disk, 1000, Codec::Zstd);
+    let index = ImageIndex::read(&mut Cursor::new(&image), Some(&owner.trust())).unwrap();
+    let renewed = |wrapped: Vec<u8>| {
+        let signer = owner.signer.as_deref();
+        let header = index.header.clone().with_wrapped_keys(wrapped).unwrap();
+        let header_bytes = header.to_bytes(signer).unwrap();
+        let mut object = index.manifest_object.clone();
+        object[..HEADER_SIZE].copy_from_slice(&header_bytes);
+        let head = index
+            .manifest
+            .head
+            .with_header(&header, &object, signer)
+            .unwrap();
+        let manifest_at = image.len() - object.len() + HEADER_SIZE - 2 * BLOCK_SIZE;
+        assert!(ManifestHead::is_manifest(&image[manifest_at..]));
+        let mut image = image.clone();
+        image[..HEADER_SIZE].copy_from_slice(&header_bytes);
+        image[manifest_at..manifest_at + BLOCK_SIZE].copy_from_slice(&head);
+        image
+    };
+    let wrapped = renewed(vec![b'k'; chunkfmt::WRAPPED_KEYS_MAX]);
+    assert!(
+        install(&wrapped, &owner.trust(), owner.key.as_ref()).unwrap() == expected(&disk, 1000)
+    );
+    let read = ImageIndex::read(&mut Cursor::new(&wrapped), Some(&owner.trust())).unwrap();
+    assert_eq!(
+        read.header.wrapped_keys(),
+        vec![b'k'; chunkfmt::WRAPPED_KEYS_MAX]
+    );
+    assert_eq!(read.manifest.digest, index.manifest.digest);
+    assert_eq!(
+        renewed(Vec::new()),
+        image,
+        "signing the same again gives the same"
+    );
+    let too_many = vec![0; chunkfmt::WRAPPED_KEYS_MAX + 1];
+    assert!(index.header.clone().with_wrapped_keys(too_many).is_err());
 }
 
 #[test]
@@ -212,12 +373,12 @@ fn the_index_finds_every_chunk_and_its_root() {
     }
     assert_eq!(index.chunk(9), None);
 
-    let context = Context::new(&image, &owner.trust(), owner.key.as_ref()).unwrap();
+    let context = Context::new(&image, &owner.trust(), owner.key.as_slice()).unwrap();
     let secrets = context.secrets(&index.manifest).unwrap();
     assert_eq!(
         secrets
             .iter()
-            .map(|secret| secret.span.sectors)
+            .map(|secret| secret.layout.span.sectors)
             .sum::<u64>(),
         9000
     );
@@ -258,6 +419,7 @@ fn wrong_keys_and_owners_are_refused_by_name() {
     let unsigned = Owner {
         signer: None,
         key: None,
+        cipher: Cipher::None,
     }
     .image(&disk(100), 100, Codec::Zstd);
     assert!(matches!(

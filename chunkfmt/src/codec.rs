@@ -1,0 +1,202 @@
+//! Compressing and decompressing chunk data (docs/FORMAT.md, section 3).
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use zstd::bulk;
+use zstd::zstd_safe::find_frame_compressed_size;
+
+use crate::{Codec, Error, Part};
+
+/// Compresses chunks with one codec and level; its memory is reused from chunk to chunk.
+pub(crate) enum Packer {
+    None,
+    Zstd(bulk::Compressor<'static>),
+    Zlib(Box<Compress>),
+}
+
+impl Packer {
+    /// `level` is the codec's own: 1 to 19 for Zstandard, 0 to 9 for zlib.
+    pub(crate) fn new(codec: Codec, level: i32) -> Result<Self, Error> {
+        let fail = |source| Error::Compress {
+            part: Part::Header,
+            source,
+        };
+        Ok(match codec {
+            Codec::None => Self::None,
+            Codec::Zstd => {
+                let mut compressor = bulk::Compressor::new(level).map_err(fail)?;
+                // The chunk carries hashes of its own; the data's length is signed in the chunk header.
+                compressor
+                    .include_checksum(false)
+                    .and_then(|()| compressor.include_contentsize(false))
+                    .map_err(fail)?;
+                Self::Zstd(compressor)
+            }
+            Codec::Zlib => {
+                let level = u32::try_from(level.clamp(0, 9)).unwrap_or(0);
+                Self::Zlib(Box::new(Compress::new(Compression::new(level), true)))
+            }
+        })
+    }
+
+    /// Compresses `data` into `out`; `None` if there is not enough room.
+    pub(crate) fn pack(&mut self, data: &[u8], out: &mut [u8]) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Zstd(compressor) => compressor.compress_to_buffer(data, out).ok(),
+            Self::Zlib(stream) => {
+                stream.reset();
+                let status = stream.compress(data, out, FlushCompress::Finish);
+                let whole = status.is_ok_and(|status| status == Status::StreamEnd);
+                whole.then(|| usize::try_from(stream.total_out()).ok())?
+            }
+        }
+    }
+}
+
+/// Decompresses chunks of any codec; what it writes is bounded by the buffer that it is given.
+pub(crate) struct Unpacker {
+    zstd: bulk::Decompressor<'static>,
+    zlib: Decompress,
+}
+
+impl Unpacker {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let zstd = bulk::Decompressor::new().map_err(|_| Error::Decompress {
+            part: Part::Header,
+            expected: 0,
+        })?;
+        Ok(Self {
+            zstd,
+            zlib: Decompress::new(true),
+        })
+    }
+
+    /// Fills `out` from `packed`, which must be one frame or stream that ends where `out` does.
+    pub(crate) fn unpack(&mut self, codec: Codec, packed: &[u8], out: &mut [u8]) -> Option<()> {
+        let whole = match codec {
+            Codec::None => {
+                if packed.len() != out.len() {
+                    return None;
+                }
+                out.copy_from_slice(packed);
+                true
+            }
+            Codec::Zstd => {
+                find_frame_compressed_size(packed).is_ok_and(|length| length == packed.len())
+                    && self
+                        .zstd
+                        .decompress_to_buffer(packed, &mut *out)
+                        .is_ok_and(|written| written == out.len())
+            }
+            Codec::Zlib => {
+                self.zlib.reset(true);
+                let status = self.zlib.decompress(packed, out, FlushDecompress::Finish);
+                status.is_ok_and(|status| status == Status::StreamEnd)
+                    && self.zlib.total_in() == packed.len() as u64
+                    && self.zlib.total_out() == out.len() as u64
+            }
+        };
+        whole.then_some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(length: usize) -> Vec<u8> {
+        b"the quick brown fox jumps over the lazy dog "
+            .iter()
+            .copied()
+            .cycle()
+            .take(length)
+            .collect()
+    }
+
+    fn packed(codec: Codec, data: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; data.len() + 1000];
+        let length = Packer::new(codec, 3).unwrap().pack(data, &mut out).unwrap();
+        out.truncate(length);
+        out
+    }
+
+    #[test]
+    fn a_stream_ends_where_its_data_does() {
+        let data = text(100_000);
+        let mut unpacker = Unpacker::new().unwrap();
+        for codec in [Codec::Zstd, Codec::Zlib] {
+            let packed = packed(codec, &data);
+            let mut out = vec![0; data.len()];
+            assert_eq!(unpacker.unpack(codec, &packed, &mut out), Some(()));
+            assert_eq!(out, data);
+            let mut unpack =
+                |packed: &[u8], length: usize| unpacker.unpack(codec, packed, &mut vec![0; length]);
+            assert_eq!(unpack(&packed, data.len() - 1), None, "{codec:?}: too long");
+            assert_eq!(
+                unpack(&packed, data.len() + 1),
+                None,
+                "{codec:?}: too short"
+            );
+            let longer = [&packed[..], &[0]].concat();
+            assert_eq!(
+                unpack(&longer, data.len()),
+                None,
+                "{codec:?}: trailing byte"
+            );
+            let twice = [&packed[..], &packed[..]].concat();
+            assert_eq!(
+                unpack(&twice, 2 * data.len()),
+                None,
+                "{codec:?}: two streams"
+            );
+            assert_eq!(unpack(&packed[..packed.len() - 1], data.len()), None);
+            assert_eq!(
+                unpack(&packed, data.len()),
+                Some(()),
+                "{codec:?}: after failures"
+            );
+        }
+    }
+
+    #[test]
+    fn other_encoders_are_read() {
+        let data = text(300_000);
+        let mut unpacker = Unpacker::new().unwrap();
+        let mut out = vec![0; data.len()];
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&data).unwrap();
+        let packed = encoder.finish().unwrap();
+        assert_eq!(unpacker.unpack(Codec::Zlib, &packed, &mut out), Some(()));
+        assert_eq!(out, data);
+        out.fill(0);
+        let packed = zstd::encode_all(&data[..], 19).unwrap();
+        assert_eq!(unpacker.unpack(Codec::Zstd, &packed, &mut out), Some(()));
+        assert_eq!(out, data);
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_not_packed() {
+        let mut noise = vec![0; 50_000];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        for codec in [Codec::None, Codec::Zstd, Codec::Zlib] {
+            let mut packer = Packer::new(codec, 3).unwrap();
+            assert_eq!(packer.pack(&noise, &mut vec![0; noise.len() - 1]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_fill_exactly_or_not_at_all(packed in proptest::collection::vec(any::<u8>(), 0..300), length in 0_usize..5000) {
+            let mut unpacker = Unpacker::new().unwrap();
+            let mut out = vec![0; length];
+            for codec in [Codec::Zstd, Codec::Zlib] {
+                let _ = unpacker.unpack(codec, &packed, &mut out);
+            }
+            prop_assert_eq!(unpacker.unpack(Codec::None, &packed, &mut out).is_some(), packed.len() == length);
+        }
+    }
+}
