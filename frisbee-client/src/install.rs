@@ -68,7 +68,7 @@ impl Cli {
             interrupt,
         };
         let accepted = inbox.manifest()?;
-        let context = Arc::new(Context::new(&accepted.header, &trust, key.as_ref())?);
+        let context = Arc::new(Context::new(&accepted.header, &trust, key.as_slice())?);
         self.install(&accepted, &context, candidate, &receiver, &inbox, sender)
     }
 }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use chunkfmt::{BLOCK_SIZE, Context, ImageHeader, ManifestHead, Opener, Region, Span, Trust};
+use chunkfmt::{
+    BLOCK_SIZE, Context, ImageHeader, Layout, ManifestHead, Opener, Region, Span, Trust,
+};
 use clap::Parser;
 use frisbee_cli::{Exit, Failure, Interrupt, exit, keys, units};
 use serde_json::{Value, json};
@@ -85,7 +87,11 @@ impl Cli {
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let mut reader = source.reader(trust, interrupt)?;
-        let context = Arc::new(Context::without_key(reader.header_bytes(), trust, key)?);
+        let context = Arc::new(Context::without_key(
+            reader.header_bytes(),
+            trust,
+            key.map_or(&[], std::slice::from_ref),
+        )?);
         let header = context.header().clone();
         let readable = key.is_some() || header.cipher() == chunkfmt::Cipher::None;
         let mut opener = if readable {
@@ -93,34 +99,34 @@ impl Cli {
         } else {
             None
         };
-        let (mut rows, mut regions, mut data) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut rows, mut layout, mut data) = (Vec::new(), Layout::default(), Vec::new());
         let manifest = read_all(&mut reader, Vec::new, |index, mut chunk| {
             interrupt.check("nothing was changed")?;
             let found = context.verify_chunk(&chunk, index)?;
-            let root = hex(blake3::hash(&chunk).as_bytes());
+            let root = hex(&found.root);
             let opened = match &mut opener {
                 Some(opener) => {
-                    let opened = opener.open(
+                    opener.open(
                         index,
                         &mut chunk,
                         header.disk_sectors,
-                        &mut regions,
+                        &mut layout,
                         &mut data,
                     )?;
                     let regions = if self.ranges || self.json {
-                        regions.clone()
+                        layout.regions.clone()
                     } else {
                         Vec::new()
                     };
-                    Some((opened.span, regions))
+                    Some((layout.span, regions))
                 }
                 None => None,
             };
             rows.push(Row {
                 index,
                 bytes: chunk.len(),
-                plain_bytes: found.plain_length,
-                codec: found.codec().name(),
+                plain_bytes: found.header.plain_length,
+                codec: found.header.codec().name(),
                 root,
                 opened,
             });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use chunkfmt::{Context, Opener, Region, Span};
+use chunkfmt::{Context, Layout, Opener};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::target::Disk;
@@ -85,8 +85,7 @@ type Observer = Arc<dyn Fn(Event) + Send + Sync>;
 #[derive(Default)]
 struct Opened {
     index: u32,
-    span: Option<Span>,
-    regions: Vec<Region>,
+    layout: Layout,
     data: Vec<u8>,
 }
 
@@ -268,14 +267,13 @@ impl OpenStage {
                 index,
                 &mut chunk,
                 self.window,
-                &mut opened.regions,
+                &mut opened.layout,
                 &mut opened.data,
             );
             // Full: enough buffers go round already.
             let _ = self.spare.try_send(chunk);
             match result {
-                Ok(chunk) => {
-                    opened.span = Some(chunk.span);
+                Ok(_) => {
                     if self.opened.send(opened).is_err() {
                         return;
                     }
@@ -321,12 +319,10 @@ impl WriteStage {
     }
 
     fn write(&self, disk: &mut Disk, chunk: &Opened, written: &mut Written) -> Result<(), Error> {
-        let Some(span) = chunk.span else {
-            return Ok(());
-        };
+        let span = chunk.layout.span;
         let mut rest = &chunk.data[..];
         let mut position = span.first;
-        for region in &chunk.regions {
+        for region in &chunk.layout.regions {
             self.gap(disk, position, region.first)?;
             let bytes =
                 usize::try_from(u64::from(region.sectors) * self.sector_size).unwrap_or(usize::MAX);

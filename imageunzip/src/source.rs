@@ -166,7 +166,7 @@ pub(crate) fn read_all<R: Read>(
         let mut chunk = buffer();
         match reader.next(&mut chunk)? {
             Next::Chunk(index) => {
-                roots.push(*blake3::hash(&chunk).as_bytes());
+                roots.push((index, *blake3::hash(&chunk).as_bytes()));
                 each(index, chunk)?;
             }
             Next::End(manifest) => {

@@ -115,8 +115,8 @@ impl Cli {
             .reader(trust, interrupt)
             .map_err(|error| interrupted(named(error.into())))?;
         let header_bytes = reader.header_bytes().to_vec();
-        let context =
-            Context::new(&header_bytes, trust, key).map_err(|error| named(error.into()))?;
+        let context = Context::new(&header_bytes, trust, key.map_or(&[], std::slice::from_ref))
+            .map_err(|error| named(error.into()))?;
         let target = Target::open(&self.target, context.header())?;
         if target.holds_data() {
             confirm::can_be_confirmed(&self.target, self.yes)?;

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use chunkfmt::{ContentKey, Context, ImageHeader, Region, Sealer, SigningKey, Span, Trust};
+use chunkfmt::{ContentKey, Context, ImageHeader, Layout, Region, Sealer, SigningKey, Span, Trust};
 use imageunzip::{Error, Event, FreeSpace, InstallOptions, Installer, Report, Target};
 
 const SECTOR: usize = 512;
@@ -49,12 +49,11 @@ impl Image {
             };
             let data = &disk[first as usize * SECTOR..region.end() as usize * SECTOR];
             let mut chunk = Vec::new();
-            sealer
-                .seal(index, span, &[region], data, &mut chunk)
-                .unwrap();
+            let layout = Layout::new(span, vec![region]);
+            sealer.seal(index, layout, data, &mut chunk).unwrap();
             chunks.push(chunk);
         }
-        let context = Arc::new(Context::new(sealer.header_bytes(), &trust, Some(&key)).unwrap());
+        let context = Arc::new(Context::new(sealer.header_bytes(), &trust, &[key]).unwrap());
         Self {
             context,
             chunks,

@@ -143,8 +143,8 @@ fn write_in_order(
         {
             let (sealed, chunk) = entry.remove();
             output.write_all(&chunk)?;
-            written.push(sealed);
             advance(sealed.plain_bytes());
+            written.push(sealed);
             // Fails when all workers have ended: then nobody needs the buffer.
             let _ = empty.send(chunk);
         }
@@ -175,18 +175,14 @@ impl<I: Iterator<Item = Extent>> Worker<'_, I> {
                 return Ok(());
             };
             self.read(&piece, &mut data)?;
-            let sealed =
-                self.sealer
-                    .seal(piece.index, piece.span, &piece.regions, &data, &mut chunk)?;
-            if self
-                .done
-                .send(Done {
-                    index: piece.index,
-                    sealed,
-                    chunk,
-                })
-                .is_err()
-            {
+            let Piece { index, layout } = piece;
+            let sealed = self.sealer.seal(index, layout, &data, &mut chunk)?;
+            let done = Done {
+                index,
+                sealed,
+                chunk,
+            };
+            if self.done.send(done).is_err() {
                 return Ok(());
             }
         }
@@ -195,15 +191,11 @@ impl<I: Iterator<Item = Extent>> Worker<'_, I> {
 
     fn read(&self, piece: &Piece, data: &mut Vec<u8>) -> Result<(), Error> {
         let sector_size = u64::from(self.sealer.header().sector_size);
-        let sectors: u64 = piece
-            .regions
-            .iter()
-            .map(|region| u64::from(region.sectors))
-            .sum();
+        let sectors = piece.layout.data_sectors();
         // At most the chunk size.
         data.resize(usize::try_from(sectors * sector_size).unwrap_or(0), 0);
         let mut rest = &mut data[..];
-        for region in &piece.regions {
+        for region in &piece.layout.regions {
             let bytes =
                 usize::try_from(u64::from(region.sectors) * sector_size).unwrap_or(usize::MAX);
             let (now, later) = rest.split_at_mut(bytes.min(rest.len()));

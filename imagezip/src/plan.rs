@@ -5,7 +5,7 @@
 //! chunks in its own window only, and an unchanged part of a disk gives unchanged chunks. Windows without data belong
 //! to the chunk before them.
 
-use chunkfmt::{Region, Span};
+use chunkfmt::{Layout, Region, Span};
 use diskmap::Extent;
 
 /// Bytes of a window.
@@ -19,10 +19,8 @@ const CUT: u64 = 64 << 10;
 pub struct Piece {
     /// Its position in the image.
     pub index: u32,
-    /// The sectors that it answers for.
-    pub span: Span,
-    /// The sectors that it holds.
-    pub regions: Vec<Region>,
+    /// The sectors that it answers for, and those that it holds.
+    pub layout: Layout,
 }
 
 /// Cuts a disk into chunks, from the first sector to the last.
@@ -121,13 +119,13 @@ impl<I: Iterator<Item = Extent>> Iterator for Plan<I> {
         self.position = end;
         let index = self.index;
         self.index = index.checked_add(1)?;
+        let span = Span {
+            first,
+            sectors: end - first,
+        };
         Some(Piece {
             index,
-            span: Span {
-                first,
-                sectors: end - first,
-            },
-            regions,
+            layout: Layout::new(span, regions),
         })
     }
 }
@@ -154,11 +152,11 @@ mod tests {
         let mut position = 0;
         let mut sectors = Vec::new();
         for (index, piece) in (0..).zip(&pieces) {
-            assert_eq!((piece.index, piece.span.first), (index, position));
-            assert!(piece.span.sectors > 0);
-            position = piece.span.end();
-            let mut inside = piece.span.first;
-            for region in &piece.regions {
+            assert_eq!((piece.index, piece.layout.span.first), (index, position));
+            assert!(piece.layout.span.sectors > 0);
+            position = piece.layout.span.end();
+            let mut inside = piece.layout.span.first;
+            for region in &piece.layout.regions {
                 assert!(
                     region.first >= inside
                         && region.sectors > 0
@@ -172,6 +170,7 @@ mod tests {
             }
             assert!(inside <= position);
             let held: u64 = piece
+                .layout
                 .regions
                 .iter()
                 .map(|region| u64::from(region.sectors))
@@ -206,7 +205,7 @@ mod tests {
         assert!(
             pieces
                 .iter()
-                .all(|piece| piece.regions.len() == 1 && piece.span.sectors == 4096)
+                .all(|piece| piece.layout.regions.len() == 1 && piece.layout.span.sectors == 4096)
         );
     }
 
@@ -225,8 +224,10 @@ mod tests {
             let inside = 3 * window..4 * window;
             let outside = pieces
                 .into_iter()
-                .filter(|piece| !inside.contains(&piece.span.first));
-            outside.map(|piece| (piece.span, piece.regions)).collect()
+                .filter(|piece| !inside.contains(&piece.layout.span.first));
+            outside
+                .map(|piece| (piece.layout.span, piece.layout.regions))
+                .collect()
         };
         assert_eq!(outside(all), outside(hole));
     }
