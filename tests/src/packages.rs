@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 /// Program and Debian package.
 pub const TOOLS: &[(&str, &str)] = &[
+    ("age", "age"),
+    ("age-keygen", "age"),
     ("blkid", "util-linux"),
     ("debugfs", "e2fsprogs"),
     ("dumpe2fs", "e2fsprogs"),
@@ -22,6 +24,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("resize2fs", "e2fsprogs"),
     ("sfdisk", "fdisk"),
     ("sgdisk", "gdisk"),
+    ("ssh-keygen", "openssh-client"),
     ("swapon", "mount"),
 ];
 
