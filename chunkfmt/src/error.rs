@@ -192,11 +192,8 @@ pub enum Error {
         name: String,
     },
     /// Signing failed.
-    #[error("{part}: cannot be signed with this key")]
-    Signing {
-        /// What.
-        part: Part,
-    },
+    #[error("the private key cannot sign: its numbers do not fit together, the key file is damaged")]
+    Signing,
     /// A delta without what it is relative to.
     #[error(
         "the image is a delta to image {uuid} (epoch {epoch}): name that image with --base, or install on a disk that holds it"
@@ -264,7 +261,8 @@ impl Error {
             | Self::Lost { .. }
             | Self::BadKey { .. }
             | Self::PassphraseMissing
-            | Self::WrongPassphrase => ErrorKind::Input,
+            | Self::WrongPassphrase
+            | Self::Signing => ErrorKind::Input,
             Self::BadSignature { .. }
             | Self::UntrustedSigner { .. }
             | Self::Unsigned
@@ -282,7 +280,7 @@ impl Error {
             | Self::PlainHash { .. }
             | Self::NotInManifest { .. }
             | Self::ChunkCount { .. } => ErrorKind::Verification,
-            Self::Compress { .. } | Self::Signing { .. } | Self::Limit { .. } => ErrorKind::Usage,
+            Self::Compress { .. } | Self::Limit { .. } => ErrorKind::Usage,
             Self::Io { .. } => ErrorKind::Io,
         }
     }

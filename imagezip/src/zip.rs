@@ -42,6 +42,9 @@ pub struct Cli {
     /// Sign with this owner's private key
     #[arg(short, long, value_name = "FILE")]
     sign: Option<PathBuf>,
+    /// The passphrase of an encrypted private key is the first line of this file [default: ask]
+    #[arg(long, value_name = "FILE", requires = "sign")]
+    passphrase_file: Option<PathBuf>,
     /// Do not sign: anybody can change the image unnoticed
     #[arg(long)]
     unsigned: bool,
@@ -107,7 +110,7 @@ impl Cli {
         let signer = self
             .sign
             .as_deref()
-            .map(keys::load_signing_key)
+            .map(|path| keys::load_signing_key(path, self.passphrase_file.as_deref()))
             .transpose()?
             .map(Arc::new);
         let interrupt = Interrupt::watch()?;

@@ -41,7 +41,7 @@ fn bad(expected: &'static str, detail: impl Into<String>) -> Error {
 /// Signs all of `block` before its signature area and puts the signature there; leaves zeros without a key.
 ///
 /// # Errors
-/// [`Error::BadKey`] if an RSA key turns out to be damaged.
+/// [`Error::Signing`] if an RSA key turns out to be damaged.
 pub(crate) fn sign_block(key: Option<&SigningKey>, block: &mut [u8]) -> Result<(), Error> {
     let signed = block.len().saturating_sub(SIGNATURE_AREA);
     let (message, area) = block.split_at_mut(signed);

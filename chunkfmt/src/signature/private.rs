@@ -153,7 +153,7 @@ impl SigningKey {
                 let signature = key.sign(message).to_bytes();
                 area.first_chunk_mut::<ED25519_SIGNATURE_SIZE>()
                     .map(|area| *area = signature)
-                    .ok_or_else(|| bad("room for a signature", "the block is too short"))
+                    .ok_or(Error::Signing)
             }
             Secret::Rsa(key) => key.sign(message, area),
         }

@@ -134,7 +134,7 @@ impl PrivateKey {
                     .sign(&RSA_PSS_SHA256, &self.random, message, signature)
                     .ok()
             })
-            .ok_or_else(|| bad("a usable private key", DAMAGED))
+            .ok_or(Error::Signing)
     }
 }
 
