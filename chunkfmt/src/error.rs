@@ -151,6 +151,12 @@ pub enum Error {
         /// Where.
         part: Part,
     },
+    /// The parity blocks that the chunk gives are not those that the manifest names.
+    #[error("{part}: its parity blocks do not have the signed root: the image was made by a faulty program")]
+    Parity {
+        /// Which chunk.
+        part: Part,
+    },
     /// The manifest and the chunks disagree.
     #[error("{part} is not the one that the manifest names: the image was put together from parts")]
     NotInManifest {
@@ -278,6 +284,7 @@ impl Error {
             | Self::Decrypt { .. }
             | Self::Decompress { .. }
             | Self::PlainHash { .. }
+            | Self::Parity { .. }
             | Self::NotInManifest { .. }
             | Self::ChunkCount { .. } => ErrorKind::Verification,
             Self::Compress { .. } | Self::Limit { .. } => ErrorKind::Usage,

@@ -181,7 +181,7 @@ impl Opener {
         })
     }
 
-    /// Verifies, decrypts and decompresses the chunk with this index; returns its plain hash.
+    /// Verifies, decrypts and decompresses the chunk with this index.
     ///
     /// `chunk` is used as scratch space. `window_sectors` is what the operator allows to be written: sectors of the
     /// target. `layout` and `data` are filled: `data` holds the regions' sectors one after the other.
@@ -195,10 +195,11 @@ impl Opener {
         window_sectors: u64,
         layout: &mut Layout,
         data: &mut Vec<u8>,
-    ) -> Result<PlainHash, Error> {
+    ) -> Result<Verified, Error> {
         let part = Part::Chunk(index);
         let context = &*self.context;
-        let Verified { header, .. } = context.verify_chunk(chunk, index)?;
+        let verified = context.verify_chunk(chunk, index)?;
+        let header = &verified.header;
         let cipher = context.cipher.as_ref().ok_or(Error::KeyMissing)?;
         let body = chunk.get_mut(BLOCK_SIZE..).unwrap_or_default();
         let body = body
@@ -228,7 +229,7 @@ impl Opener {
                 expected: header.plain_length,
             })?;
         match context.keys.plain_hash(tables, data) == header.plain_hash {
-            true => Ok(header.plain_hash),
+            true => Ok(verified),
             false => Err(Error::PlainHash { part }),
         }
     }

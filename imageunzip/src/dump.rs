@@ -1,15 +1,18 @@
-//! `imagedump`: header, manifest, chunks and ranges of an image, for people or as JSON.
+//! `imagedump`: header, manifest, chunks and ranges of an image, for people or as JSON; and whether they are right.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use chunkfmt::tree::Cv;
 use chunkfmt::{
-    BLOCK_SIZE, Context, ImageHeader, Layout, ManifestHead, Opener, Region, Span, Trust,
+    BLOCK_SIZE, ContentKey, Context, ImageHeader, Layout, ManifestHead, Opener, Region, Span,
+    Trust, check_roots,
 };
 use clap::Parser;
-use frisbee_cli::{Exit, Failure, Interrupt, exit, keys, units};
+use frisbee_cli::policy::{KeyOptions, TrustOptions};
+use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
 use serde_json::{Value, json};
 
 use crate::source::{Source, read_all};
@@ -19,26 +22,40 @@ const EXAMPLES: &str = "Examples:
   imagedump --key content.key --ranges golden.frz            also which sectors each chunk holds
   imagedump --trust owner.pub golden.frz                     also checks the owner's signatures
   imagedump --json golden.frz | jq .header.name
+  imagedump --verify --trust owner.pub golden.frz            is the file what its owner signed?
+  imagedump --verify --deep --key content.key golden.frz     also decrypts and decompresses everything
+  imagedump --against /dev/sdb --key content.key golden.frz  is the disk what the image says?
 
-Without --trust no signature is checked, and the output says so. Hashes of chunks against the manifest are always
+To show an image no signature needs to be checked: without --trust none is, and the output says so. Hashes of chunks against the manifest are always
 checked; the sectors of an encrypted image can only be shown with its key.";
 
 /// Show what an image consists of
 #[derive(Debug, Parser)]
 #[command(name = "imagedump", version, after_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
 pub struct Cli {
-    /// Check signatures by this owner's public key
-    #[arg(short, long, value_name = "FILE")]
-    trust: Vec<PathBuf>,
-    /// Content key of an encrypted image: shows sectors
-    #[arg(short, long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
+    /// Verify signatures, the roots of chunks and parity, and (with the key, if there is one) that the chunks tile the
+    /// disk
+    #[arg(long, conflicts_with = "ranges")]
+    verify: bool,
+    /// With --verify: also decrypt and decompress every chunk and check its plain hash
+    #[arg(long, requires = "verify")]
+    pub(crate) deep: bool,
+    /// Compare a disk, partition or file with the image and list the sectors that differ
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["verify", "ranges"])]
+    pub(crate) against: Option<PathBuf>,
+    /// Number of threads for --verify and --against [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
     /// Show the ranges of sectors in each chunk
     #[arg(long)]
     ranges: bool,
     /// Print one JSON document
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// The image; `-` reads standard input
     image: PathBuf,
 }
@@ -49,11 +66,11 @@ struct Row {
     bytes: usize,
     plain_bytes: u32,
     codec: &'static str,
-    root: String,
+    root: Cv,
     opened: Option<(Span, Vec<Region>)>,
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -63,37 +80,34 @@ impl Cli {
     /// # Errors
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
-        let trust = match self.trust.as_slice() {
-            [] => Trust::new(Vec::new(), true),
-            named => keys::load_trust(named, false)?,
+        let keys = self.keys.load()?;
+        let checking = self.verify || self.against.is_some();
+        let trust = match self.trust.trust.as_slice() {
+            [] if !checking => Trust::new(Vec::new(), true),
+            _ => self.trust.load()?,
         };
-        let key = self
-            .key
-            .as_deref()
-            .map(keys::load_content_key)
-            .transpose()?;
         let interrupt = Interrupt::watch()?;
         let source = Source::open(&self.image)?;
         let name = source.name();
-        self.dump(&source, &trust, key.as_ref(), &interrupt)
-            .map_err(|failure| failure.context(name))
+        let done = match &self.against {
+            Some(disk) => self.compare(&source, disk, &trust, &keys, &interrupt),
+            None if self.verify => self.verify(&source, &trust, &keys, &interrupt),
+            None => self.dump(&source, &trust, &keys, &interrupt),
+        };
+        done.map_err(|failure| failure.context(name))
     }
 
     fn dump(
         &self,
         source: &Source,
         trust: &Trust,
-        key: Option<&chunkfmt::ContentKey>,
+        keys: &[ContentKey],
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let mut reader = source.reader(trust, interrupt)?;
-        let context = Arc::new(Context::without_key(
-            reader.header_bytes(),
-            trust,
-            key.map_or(&[], std::slice::from_ref),
-        )?);
+        let context = Arc::new(Context::without_key(reader.header_bytes(), trust, keys)?);
         let header = context.header().clone();
-        let readable = key.is_some() || header.cipher() == chunkfmt::Cipher::None;
+        let readable = !keys.is_empty() || header.cipher() == chunkfmt::Cipher::None;
         let mut opener = if readable {
             Some(Opener::new(Arc::clone(&context))?)
         } else {
@@ -103,7 +117,7 @@ impl Cli {
         let manifest = read_all(&mut reader, Vec::new, |index, mut chunk| {
             interrupt.check("nothing was changed")?;
             let found = context.verify_chunk(&chunk, index)?;
-            let root = hex(&found.root);
+            let root = found.root;
             let opened = match &mut opener {
                 Some(opener) => {
                     opener.open(
@@ -132,22 +146,19 @@ impl Cli {
             });
             Ok(())
         })?;
+        let roots: Vec<_> = rows.iter().map(|row| (row.index, row.root)).collect();
+        check_roots(&manifest, &roots)?;
         if readable {
             context.secrets(&manifest)?;
         }
-        let mut out = BufWriter::new(io::stdout().lock());
-        let written = if self.json {
-            let document = self.document(&context, &manifest.head, &rows);
-            writeln!(out, "{document:#}")
-        } else {
-            self.text(&mut out, &context, &manifest.head, &rows)
-        };
-        match written.and_then(|()| out.flush()) {
-            // The reader, `head` for one, has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other
-                .map_err(|error| Failure::new(Exit::Io, format!("writing the output: {error}"))),
-        }
+        print(|out| {
+            if self.json {
+                let document = self.document(&context, &manifest.head, &rows);
+                writeln!(out, "{document:#}")
+            } else {
+                self.text(out, &context, &manifest.head, &rows)
+            }
+        })
     }
 
     fn text(
@@ -180,6 +191,23 @@ impl Cli {
             header.sector_size,
             units::size(header.disk_bytes())
         )?;
+        if let Some(base) = header.base {
+            writeln!(
+                out,
+                "delta to      {} (epoch {}), {} of {} chunks here",
+                base.uuid,
+                base.epoch,
+                rows.len(),
+                head.chunks
+            )?;
+        }
+        if !header.wrapped_keys().is_empty() {
+            writeln!(
+                out,
+                "wrapped keys  {} bytes, an age file",
+                header.wrapped_keys().len()
+            )?;
+        }
         writeln!(out, "codec         {}", header.codec().name())?;
         writeln!(out, "cipher        {}", header.cipher().name())?;
         writeln!(out, "signature     {signature}")?;
@@ -218,7 +246,7 @@ impl Cli {
             if let Some((span, _)) = &row.opened {
                 write!(out, "{:>12}  {:>12}  ", span.first, span.sectors)?;
             }
-            writeln!(out, "{}", row.root)?;
+            writeln!(out, "{}", hex(&row.root))?;
             for region in row
                 .opened
                 .iter()
@@ -243,7 +271,7 @@ impl Cli {
             .map(|row| {
                 let mut chunk = json!({
                     "index": row.index, "blocks": row.bytes / BLOCK_SIZE, "plain_bytes": row.plain_bytes,
-                    "codec": row.codec, "root": row.root,
+                    "codec": row.codec, "root": hex(&row.root),
                 });
                 if let Some((span, regions)) = &row.opened {
                     chunk["first_sector"] = span.first.into();
@@ -265,13 +293,31 @@ impl Cli {
     }
 }
 
+/// Writes to stdout.
+pub(crate) fn print(
+    write: impl FnOnce(&mut BufWriter<io::StdoutLock<'_>>) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        // The reader, `head` for one, has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => {
+            other.map_err(|error| Failure::new(Exit::Io, format!("writing the output: {error}")))
+        }
+    }
+}
+
 fn header_document(header: &ImageHeader, verified: bool) -> Value {
     json!({
         "name": header.name, "uuid": header.uuid().to_string(), "epoch": header.epoch(), "created": header.created,
         "sector_size": header.sector_size, "disk_sectors": header.disk_sectors, "disk_bytes": header.disk_bytes(),
         "chunk_size": header.chunk_size, "codec": header.codec().name(), "cipher": header.cipher().name(),
         "signature": header.signature_algorithm().name(), "signer": header.signer().to_string(),
-        "signature_checked": verified,
+        "signature_checked": verified, "suite": header.suite().map(chunkfmt::Suite::name),
+        "base": header.base.map(|base| json!({
+            "uuid": base.uuid.to_string(), "epoch": base.epoch, "manifest": hex(&base.manifest),
+        })),
+        "wrapped_key_bytes": header.wrapped_keys().len(),
     })
 }
 

@@ -20,6 +20,16 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The target cannot be read.
+    #[error("{}: reading at byte {offset}: {source}", path.display())]
+    Read {
+        /// The target.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// Why.
+        source: io::Error,
+    },
     /// The target is neither a block device nor a file.
     #[error("{}: is neither a block device nor a regular file: name a disk, a partition or a file", path.display())]
     Kind {
@@ -114,7 +124,7 @@ impl From<Error> for Failure {
             | Error::TooSmall { .. }
             | Error::SectorSize { .. }
             | Error::SameFile { .. } => Exit::Target,
-            Error::Write { .. } | Error::Flush { .. } => Exit::Io,
+            Error::Read { .. } | Error::Write { .. } | Error::Flush { .. } => Exit::Io,
             Error::Incomplete { .. } => Exit::Verification,
             Error::Thread(_) => Exit::Internal,
         };

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use chunkfmt::{Context, Layout, Opener};
+use chunkfmt::tree::Cv;
+use chunkfmt::{ChunkEntry, Context, Error as FormatError, Layout, Opener, Part, PlainHash};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::target::Disk;
@@ -73,6 +74,8 @@ pub struct Report {
     pub plain_bytes: u64,
     /// Bytes of free space in the imaged disk.
     pub free_bytes: u64,
+    /// Chunks that were on the disk already, of which nothing was written.
+    pub kept_chunks: u32,
 }
 
 /// The pipeline has stopped because writing failed: [`Installer::finish`] tells why.
@@ -81,17 +84,50 @@ pub struct Stopped;
 
 type Observer = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// A chunk on its way into the pipeline.
+struct Job {
+    index: u32,
+    bytes: Vec<u8>,
+    source: Source,
+}
+
+enum Source {
+    /// A chunk of the image itself.
+    Own,
+    /// A chunk of a base, which must have the plain hash that the image names.
+    Base {
+        layer: usize,
+        index: u32,
+        plain_hash: PlainHash,
+    },
+    /// On the disk already; only its free space is still to be cleared.
+    Kept(Layout),
+}
+
+/// How an open chunk proved to be the right one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Proof {
+    /// By this root, which the manifest has to name.
+    Root(Cv),
+    /// By its plain hash, which is the manifest's.
+    PlainHash,
+    /// By what is on the disk.
+    #[default]
+    OnDisk,
+}
+
 /// An open chunk on its way to the disk; its buffers go round.
 #[derive(Default)]
 struct Opened {
     index: u32,
+    proof: Proof,
     layout: Layout,
     data: Vec<u8>,
 }
 
 /// An installation under way.
 pub struct Installer {
-    chunks: Option<Sender<(u32, Vec<u8>)>>,
+    chunks: Option<Sender<Job>>,
     spare: Receiver<Vec<u8>>,
     openers: Vec<JoinHandle<()>>,
     writer: Option<JoinHandle<Result<(Disk, Written), Error>>>,
@@ -101,16 +137,18 @@ pub struct Installer {
 
 struct Written {
     report: Report,
-    seen: Vec<bool>,
+    seen: Vec<Option<Proof>>,
 }
 
 impl Installer {
-    /// Begins to write `target`: from here on what was on it is lost.
+    /// Begins to write `target`: from here on what was on it is lost. `bases` open the chunks that a delta leaves
+    /// out, the nearest first.
     ///
     /// # Errors
     /// [`Error::Write`], [`Error::Flush`] from the first writes; [`Error::Thread`]
     pub fn start(
         context: &Arc<Context>,
+        bases: &[Arc<Context>],
         target: Target,
         options: &InstallOptions,
         observer: impl Fn(Event) + Send + Sync + 'static,
@@ -123,9 +161,13 @@ impl Installer {
         let thread_error = |error: std::io::Error| Error::Thread(error.to_string());
 
         // Everything that can fail without the disk comes before the first write, which is the last thing here.
-        let openers: Vec<Opener> = (0..threads)
-            .map(|_| Opener::new(Arc::clone(context)))
-            .collect::<Result<_, _>>()?;
+        let opener = |context: &Arc<Context>| Opener::new(Arc::clone(context));
+        let openers: Vec<(Opener, Vec<Opener>)> = (0..threads)
+            .map(|_| {
+                let bases = bases.iter().map(opener).collect::<Result<_, _>>()?;
+                Ok((opener(context)?, bases))
+            })
+            .collect::<Result<_, FormatError>>()?;
 
         let (chunk_sender, chunk_receiver) = options.queue.map_or_else(unbounded, bounded);
         let (spare_sender, spare) = bounded(threads + options.queue.unwrap_or(threads));
@@ -134,9 +176,11 @@ impl Installer {
         let (empty_sender, empty_receiver) = bounded::<Opened>(2 * threads + 2);
         let openers = openers
             .into_iter()
-            .map(|opener| {
+            .map(|(opener, bases)| {
                 let stage = OpenStage {
+                    context: Arc::clone(context),
                     opener,
+                    bases,
                     window,
                     chunks: chunk_receiver.clone(),
                     spare: spare_sender.clone(),
@@ -188,22 +232,79 @@ impl Installer {
     /// # Errors
     /// [`Stopped`] if writing has failed.
     pub fn submit(&self, index: u32, chunk: Vec<u8>) -> Result<(), Stopped> {
+        self.send(index, chunk, Source::Own)
+    }
+
+    /// Hands over a chunk of base `layer` with index `base_index` there, for a chunk that a delta leaves out and to
+    /// which it gives this plain hash.
+    ///
+    /// # Errors
+    /// [`Stopped`] if writing has failed.
+    pub fn submit_from_base(
+        &self,
+        index: u32,
+        chunk: Vec<u8>,
+        (layer, base_index): (usize, u32),
+        plain_hash: PlainHash,
+    ) -> Result<(), Stopped> {
+        let source = Source::Base {
+            layer,
+            index: base_index,
+            plain_hash,
+        };
+        self.send(index, chunk, source)
+    }
+
+    /// Says that a chunk is on the disk already: only free space in it may still have to be cleared.
+    ///
+    /// # Errors
+    /// [`Stopped`] if writing has failed.
+    pub fn keep(&self, index: u32, layout: Layout) -> Result<(), Stopped> {
+        self.send(index, Vec::new(), Source::Kept(layout))
+    }
+
+    fn send(&self, index: u32, bytes: Vec<u8>, source: Source) -> Result<(), Stopped> {
+        let job = Job {
+            index,
+            bytes,
+            source,
+        };
         match &self.chunks {
-            Some(chunks) => chunks.send((index, chunk)).map_err(|_| Stopped),
+            Some(chunks) => chunks.send(job).map_err(|_| Stopped),
             None => Err(Stopped),
         }
     }
 
-    /// Waits until all submitted chunks are written, flushes, and writes the boot sectors last if all of
-    /// `expected_chunks` have come. After this the disk is complete.
+    /// Waits until all submitted chunks are written, flushes, and writes the boot sectors last if all chunks of the
+    /// manifest, whose `entries` these are, have come, and no others. After this the disk is complete.
     ///
     /// # Errors
     /// Why the disk is not complete.
-    pub fn finish(mut self, expected_chunks: u32) -> Result<Report, Error> {
+    pub fn finish(mut self, entries: &[ChunkEntry]) -> Result<Report, Error> {
         let (disk, written) = self.join()?;
-        let missing = expected_chunks.saturating_sub(written.report.chunks);
+        let mut missing = 0;
+        for (index, entry) in (0..).zip(entries) {
+            let seen = usize::try_from(index)
+                .ok()
+                .and_then(|index| written.seen.get(index))
+                .copied()
+                .flatten();
+            match seen {
+                None => missing += 1,
+                Some(Proof::Root(root)) if root != entry.root => {
+                    let part = Part::Chunk(index);
+                    return Err(FormatError::NotInManifest { part }.into());
+                }
+                Some(_) => {}
+            }
+        }
         if missing > 0 {
             return Err(Error::Incomplete { missing });
+        }
+        if written.seen.len() > entries.len() {
+            let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+            let (expected, found) = (count(entries.len()), count(written.seen.len()));
+            return Err(FormatError::ChunkCount { expected, found }.into());
         }
         disk.complete(self.free == FreeSpace::Zero)?;
         Ok(written.report)
@@ -245,9 +346,11 @@ impl Drop for Installer {
 
 /// One thread of the middle stage.
 struct OpenStage {
+    context: Arc<Context>,
     opener: Opener,
+    bases: Vec<Opener>,
     window: u64,
-    chunks: Receiver<(u32, Vec<u8>)>,
+    chunks: Receiver<Job>,
     spare: Sender<Vec<u8>>,
     empty: Receiver<Opened>,
     opened: Sender<Opened>,
@@ -257,28 +360,57 @@ struct OpenStage {
 
 impl OpenStage {
     fn run(mut self) {
-        for (index, mut chunk) in &self.chunks {
+        while let Ok(mut job) = self.chunks.recv() {
             if self.aborted.load(Ordering::Relaxed) {
                 return;
             }
             let mut opened = self.empty.try_recv().unwrap_or_default();
-            opened.index = index;
-            let result = self.opener.open(
-                index,
-                &mut chunk,
-                self.window,
-                &mut opened.layout,
-                &mut opened.data,
-            );
+            opened.index = job.index;
+            let result = self.open(&mut job, &mut opened);
             // Full: enough buffers go round already.
-            let _ = self.spare.try_send(chunk);
+            let _ = self.spare.try_send(job.bytes);
             match result {
-                Ok(_) => {
+                Ok(proof) => {
+                    opened.proof = proof;
                     if self.opened.send(opened).is_err() {
                         return;
                     }
                 }
-                Err(error) => (self.observer)(Event::Refused { index, error }),
+                Err(error) => (self.observer)(Event::Refused {
+                    index: job.index,
+                    error,
+                }),
+            }
+        }
+    }
+
+    fn open(&mut self, job: &mut Job, opened: &mut Opened) -> Result<Proof, FormatError> {
+        let (layout, data) = (&mut opened.layout, &mut opened.data);
+        match &mut job.source {
+            Source::Own => {
+                let verified =
+                    self.opener
+                        .open(job.index, &mut job.bytes, self.window, layout, data)?;
+                Ok(Proof::Root(verified.root))
+            }
+            Source::Base {
+                layer,
+                index,
+                plain_hash,
+            } => {
+                let part = Part::Chunk(job.index);
+                let missing = FormatError::NotInManifest { part };
+                let opener = self.bases.get_mut(*layer).ok_or(missing)?;
+                opener.open(*index, &mut job.bytes, self.window, layout, data)?;
+                match self.context.plain_hash(layout, data)? == *plain_hash {
+                    true => Ok(Proof::PlainHash),
+                    false => Err(FormatError::PlainHash { part }),
+                }
+            }
+            Source::Kept(kept) => {
+                *layout = std::mem::take(kept);
+                data.clear();
+                Ok(Proof::OnDisk)
             }
         }
     }
@@ -324,6 +456,10 @@ impl WriteStage {
         let mut position = span.first;
         for region in &chunk.layout.regions {
             self.gap(disk, position, region.first)?;
+            position = region.end();
+            if chunk.proof == Proof::OnDisk {
+                continue;
+            }
             let bytes =
                 usize::try_from(u64::from(region.sectors) * self.sector_size).unwrap_or(usize::MAX);
             let Some((bytes, behind)) = rest.split_at_checked(bytes) else {
@@ -331,19 +467,21 @@ impl WriteStage {
             };
             disk.put(region.first * self.sector_size, bytes)?;
             rest = behind;
-            position = region.end();
         }
         self.gap(disk, position, span.end())?;
 
         let index = usize::try_from(chunk.index).unwrap_or(usize::MAX);
         if written.seen.len() <= index {
-            written.seen.resize(index + 1, false);
+            written.seen.resize(index + 1, None);
         }
-        if !std::mem::replace(&mut written.seen[index], true) {
-            let bytes = chunk.data.len() as u64;
-            written.report.chunks += 1;
-            written.report.plain_bytes += bytes;
-            written.report.free_bytes += span.sectors * self.sector_size - bytes;
+        if written.seen[index].replace(chunk.proof).is_none() {
+            match chunk.proof {
+                Proof::OnDisk => written.report.kept_chunks += 1,
+                _ => written.report.chunks += 1,
+            }
+            let free = span.sectors - chunk.layout.data_sectors();
+            written.report.plain_bytes += chunk.data.len() as u64;
+            written.report.free_bytes += free * self.sector_size;
         }
         Ok(())
     }

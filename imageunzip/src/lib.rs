@@ -5,13 +5,16 @@
 //! is either completely installed or does not boot: what a firmware or kernel would look for is wiped first and
 //! written last.
 
+mod compare;
 pub mod dump;
 mod edges;
 mod error;
 mod install;
+mod layers;
 mod source;
 mod target;
 pub mod unzip;
+mod verify;
 
 pub use error::Error;
 pub use install::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped};

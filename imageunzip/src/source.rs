@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use chunkfmt::{Context, Error, ImageIndex, ImageReader, Manifest, Next, Part, Trust, check_roots};
+use chunkfmt::{Context, Error, ImageIndex, ImageReader, Manifest, Next, Part, Trust};
 use frisbee_cli::{Exit, Failure, Interrupt};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -98,6 +98,73 @@ impl Source {
     }
 }
 
+/// Reads all chunks that an image file has, on all threads and in no order, and hands each with its index to `each`,
+/// which has a `state` per thread. The first error ends it.
+pub(crate) fn each_chunk<S>(
+    file: &File,
+    index: &ImageIndex,
+    threads: usize,
+    interrupt: &Interrupt,
+    state: impl Fn() -> Result<S, Error> + Sync,
+    each: impl Fn(&mut S, u32, &mut Vec<u8>) -> Result<(), Error> + Sync,
+) -> Result<(), Failure> {
+    let next = AtomicU32::new(0);
+    let visit = || -> Result<(), Error> {
+        let mut chunk = Vec::new();
+        let mut state = state()?;
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= index.manifest.head.chunks || interrupt.is_raised() {
+                return Ok(());
+            }
+            let Some((offset, length)) = index.chunk(number) else {
+                // Left out of a delta.
+                continue;
+            };
+            chunk.resize(length, 0);
+            file.read_exact_at(&mut chunk, offset)
+                .map_err(|source| Error::Io { offset, source })?;
+            each(&mut state, number, &mut chunk)?;
+        }
+    };
+    let results: Vec<_> = thread::scope(|scope| {
+        // Fewer threads than wanted check the same, and this one always does.
+        let handles: Vec<_> = (1..threads)
+            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, visit).ok())
+            .collect();
+        let own = visit();
+        handles
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .chain([Ok(own)])
+            .collect()
+    });
+    for result in results {
+        result.map_err(|_| Failure::new(Exit::Internal, "a checking thread panicked"))??;
+    }
+    interrupt.check("nothing was written")
+}
+
+/// Checks a chunk on its own, and that it is the one which the manifest names.
+pub(crate) fn check_chunk(
+    context: &Context,
+    manifest: &Manifest,
+    number: u32,
+    chunk: &[u8],
+) -> Result<(), Error> {
+    // The chunk's own checks say best what is wrong with it; the manifest says that it is the right one.
+    let root = context.verify_chunk(chunk, number)?.root;
+    let entry = usize::try_from(number)
+        .ok()
+        .and_then(|number| manifest.entries.get(number));
+    match entry {
+        Some(entry) if entry.root == root => Ok(()),
+        _ => Err(Error::NotInManifest {
+            part: Part::Chunk(number),
+        }),
+    }
+}
+
 /// Checks a whole image file against its manifest, on all cores: everything that can be wrong with the image is found
 /// before a disk is touched. Returns its manifest.
 pub(crate) fn check_file(
@@ -110,69 +177,25 @@ pub(crate) fn check_file(
     let mut handle: &File = file;
     let index = ImageIndex::read(&mut handle, Some(trust))?;
     context.secrets(&index.manifest)?;
-    let next = AtomicU32::new(0);
-    let check = || -> Result<(), Error> {
-        let mut chunk = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some((offset, length)) = index.chunk(number) else {
-                return Ok(());
-            };
-            if interrupt.is_raised() {
-                return Ok(());
-            }
-            chunk.resize(length, 0);
-            file.read_exact_at(&mut chunk, offset)
-                .map_err(|source| Error::Io { offset, source })?;
-            // The chunk's own checks say best what is wrong with it; the manifest says that it is the right one.
-            let wrong = || context.verify_chunk(&chunk, number).err();
-            let part = Part::Chunk(number);
-            let entry = usize::try_from(number)
-                .ok()
-                .and_then(|number| index.manifest.entries.get(number));
-            if entry.is_none_or(|entry| entry.root != *blake3::hash(&chunk).as_bytes()) {
-                return Err(wrong().unwrap_or(Error::NotInManifest { part }));
-            }
-        }
+    let each = |_: &mut (), number, chunk: &mut Vec<u8>| {
+        check_chunk(context, &index.manifest, number, chunk)
     };
-    let results: Vec<_> = thread::scope(|scope| {
-        // Fewer threads than wanted check the same, and this one always does.
-        let handles: Vec<_> = (1..threads)
-            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, check).ok())
-            .collect();
-        let own = check();
-        handles
-            .into_iter()
-            .map(thread::ScopedJoinHandle::join)
-            .chain([Ok(own)])
-            .collect()
-    });
-    for result in results {
-        result.map_err(|_| Failure::new(Exit::Internal, "a checking thread panicked"))??;
-    }
-    interrupt.check("nothing was written")?;
+    each_chunk(file, &index, threads, interrupt, || Ok(()), each)?;
     Ok(index.manifest)
 }
 
-/// Reads all chunks of an image in order, hands each to `each`, and checks at the end that they are those of the
-/// manifest, which is returned.
+/// Reads all chunks of an image in order and hands each to `each`. The manifest is returned; that the chunks are
+/// those which it names is left to the caller, who hashes them anyway.
 pub(crate) fn read_all<R: Read>(
     reader: &mut ImageReader<R>,
     mut buffer: impl FnMut() -> Vec<u8>,
     mut each: impl FnMut(u32, Vec<u8>) -> Result<(), Failure>,
 ) -> Result<Manifest, Failure> {
-    let mut roots = Vec::new();
     loop {
         let mut chunk = buffer();
         match reader.next(&mut chunk)? {
-            Next::Chunk(index) => {
-                roots.push((index, *blake3::hash(&chunk).as_bytes()));
-                each(index, chunk)?;
-            }
-            Next::End(manifest) => {
-                check_roots(&manifest, &roots)?;
-                return Ok(*manifest);
-            }
+            Next::Chunk(index) => each(index, chunk)?,
+            Next::End(manifest) => return Ok(*manifest),
         }
     }
 }

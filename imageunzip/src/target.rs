@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use chunkfmt::ImageHeader;
+use chunkfmt::{ImageHeader, Layout};
 use frisbee_cli::device::{BlockDevice, loop_device_of};
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -165,6 +165,7 @@ impl Candidate {
             size,
             disk_bytes,
             sector_size: needed,
+            retained: Vec::new(),
         })
     }
 }
@@ -190,6 +191,8 @@ pub struct Target {
     /// Bytes of the imaged disk, which the target has at least.
     disk_bytes: u64,
     sector_size: u32,
+    /// What of the target stays, of the parts that are wiped at first: offsets and bytes.
+    retained: Vec<(u64, Vec<u8>)>,
 }
 
 impl Target {
@@ -240,6 +243,42 @@ impl Target {
         }
     }
 
+    /// The file or device, to read what is on it; `None` if there is nothing yet.
+    pub(crate) fn existing(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    /// Reads what has to survive the wiping of the disk's ends, since these chunks stay as they are on it.
+    ///
+    /// # Errors
+    /// [`Error::Read`]
+    pub(crate) fn retain<'a>(
+        &mut self,
+        layouts: impl IntoIterator<Item = &'a Layout>,
+    ) -> Result<(), Error> {
+        let (Some(file), sector_size) = (&self.file, u64::from(self.sector_size)) else {
+            return Ok(());
+        };
+        let edges = Edges::new(self.disk_bytes);
+        let regions = layouts.into_iter().flat_map(|layout| &layout.regions);
+        for region in regions {
+            let (start, end) = (region.first * sector_size, region.end() * sector_size);
+            let (from, to) = edges.middle(start, end - start);
+            for (offset, end) in [(start, from), (to, end)] {
+                let length = usize::try_from(end - offset).unwrap_or(usize::MAX);
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, offset)
+                    .map_err(|source| Error::Read {
+                        path: self.path.clone(),
+                        offset,
+                        source,
+                    })?;
+                self.retained.push((offset, bytes));
+            }
+        }
+        Ok(())
+    }
+
     /// Sectors of the target, in the image's sector size.
     pub(crate) fn sectors(&self) -> u64 {
         self.size / u64::from(self.sector_size)
@@ -263,7 +302,7 @@ impl Target {
                 .map_err(open_error)?,
         };
         // From here on a new file is removed if anything fails.
-        let disk = Disk {
+        let mut disk = Disk {
             disk_bytes: self.disk_bytes,
             size: self.size,
             edges: Edges::new(self.disk_bytes),
@@ -292,6 +331,9 @@ impl Target {
             disk.write(offset, zeros)?;
         }
         disk.flush()?;
+        for (offset, bytes) in self.retained {
+            disk.put(offset, &bytes)?;
+        }
         Ok(disk)
     }
 }

@@ -1,25 +1,36 @@
 //! `imageunzip`: an image from a file or a pipe onto a disk or into a file.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chunkfmt::{ContentKey, Context, Trust};
+use chunkfmt::{ChunkSecret, ContentKey, Context, ImageReader, Manifest, Trust};
 use clap::{Parser, ValueEnum};
+use frisbee_cli::policy::{KeyOptions, TrustOptions, Wanted};
 use frisbee_cli::progress::{Events, Progress};
-use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, keys, units};
+use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
+use crate::compare::differing;
+use crate::layers::{Base, Layers};
 use crate::source::{Source, check_file, read_all};
-use crate::{Event, FreeSpace, InstallOptions, Installer, Report, Target};
+use crate::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped, Target};
 
 const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key --yes --free zero golden.frz /dev/sdb
   curl -s https://server/golden.frz | imageunzip --trust owner.pub --key content.key --yes - /dev/sdb
   imageunzip --trust owner.pub --key content.key golden.frz disk.img
+  imageunzip --trust owner.pub --key content.key --base golden.frz update.frz /dev/sdb
+  imageunzip --trust owner.pub --key content.key update.frz /dev/sdb
+
+The last one installs a delta on a disk that holds its base, which is verified first.
 
 An image file is checked from beginning to end before the target is touched. From a pipe the chunks are checked one by
 one as they come, and the boot sectors are written only after the manifest has proved that nothing is missing.";
+
+const UNTOUCHED: &str = "nothing was written";
+const CHANGED: &str = "was changed while it was read: nothing was written";
 
 /// What to do with free space, on the command line.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -44,15 +55,15 @@ impl From<Free> for FreeSpace {
 #[derive(Debug, Parser)]
 #[command(name = "imageunzip", version, after_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
 pub struct Cli {
-    /// Public key of an owner whose images are accepted [default: all of /etc/frisbee/trust.d/*.pub]
-    #[arg(short, long, value_name = "FILE")]
-    trust: Vec<PathBuf>,
-    /// Accept an unsigned image: anybody may have made it
-    #[arg(long)]
-    allow_unsigned: bool,
-    /// Content key of an encrypted image
-    #[arg(short, long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustOptions,
+    #[command(flatten)]
+    keys: KeyOptions,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// For a delta: the image that it is relative to; repeated for a delta of a delta [default: what the target holds]
+    #[arg(short, long, value_name = "IMAGE")]
+    base: Vec<PathBuf>,
     /// What to do with the disk's free space
     #[arg(long, value_enum, default_value_t)]
     free: Free,
@@ -71,39 +82,31 @@ pub struct Cli {
     target: PathBuf,
 }
 
+/// What is known of an image before the first write.
+struct Checked {
+    manifest: Manifest,
+    secrets: Vec<ChunkSecret>,
+}
+
 impl Cli {
     /// Installs the image.
     ///
     /// # Errors
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
-        let trust = keys::load_trust(&self.trust, self.allow_unsigned)?;
-        let key = self
-            .key
-            .as_deref()
-            .map(keys::load_content_key)
-            .transpose()?;
+        let trust = self.trust.load()?;
+        let keys = self.keys.load()?;
         let interrupt = Interrupt::watch()?;
         let source = Source::open(&self.image)?;
-        self.install(&source, &trust, key.as_ref(), &interrupt)
+        self.prepare(&source, &trust, &keys, &interrupt)
+            .map_err(|failure| {
+                // What a signal makes fail is not the failure to tell.
+                interrupt.check(UNTOUCHED).err().unwrap_or(failure)
+            })?
+            .run()
     }
 
-    fn install(
-        &self,
-        source: &Source,
-        trust: &Trust,
-        key: Option<&ContentKey>,
-        interrupt: &Interrupt,
-    ) -> Result<(), Failure> {
-        let name = source.name();
-        let named = |failure: Failure| failure.context(&name);
-        // What a signal makes fail is not the failure to tell.
-        let interrupted = |failure: Failure| {
-            interrupt
-                .check("nothing was written")
-                .err()
-                .unwrap_or(failure)
-        };
+    fn options(&self) -> InstallOptions {
         let mut options = InstallOptions {
             free: self.free.into(),
             ..InstallOptions::default()
@@ -111,33 +114,62 @@ impl Cli {
         if let Some(threads) = self.threads {
             options.threads = threads.into();
         }
+        options
+    }
+
+    /// Makes every check that can be made before the first write.
+    fn prepare<'a>(
+        &'a self,
+        source: &'a Source,
+        trust: &Trust,
+        keys: &[ContentKey],
+        interrupt: &'a Interrupt,
+    ) -> Result<Installation<'a, impl Read + use<'a>>, Failure> {
+        let name = source.name();
+        let named = |failure: Failure| failure.context(&name);
+        let options = self.options();
         let mut reader = source
             .reader(trust, interrupt)
-            .map_err(|error| interrupted(named(error.into())))?;
-        let header_bytes = reader.header_bytes().to_vec();
-        let context = Context::new(&header_bytes, trust, key.map_or(&[], std::slice::from_ref))
             .map_err(|error| named(error.into()))?;
-        let target = Target::open(&self.target, context.header())?;
+        let header_bytes = reader.header_bytes().to_vec();
+        let context =
+            Context::new(&header_bytes, trust, keys).map_err(|error| named(error.into()))?;
+        let header = context.header();
+        self.wanted
+            .check(header)
+            .map_err(|error| named(error.into()))?;
+        let layers = self.layers(&context, trust, keys).map_err(named)?;
+        let mut target = Target::open(&self.target, header)?;
         if target.holds_data() {
             confirm::can_be_confirmed(&self.target, self.yes)?;
         }
-        let mut total = context.header().disk_bytes();
+        for file in layers.files() {
+            target.refuse_same_file(file)?;
+        }
+        layers.check(trust, options.threads, interrupt)?;
         let mut checked = None;
         if let Some(file) = source.seekable() {
             target.refuse_same_file(file)?;
             let manifest =
                 check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
-            total = manifest.head.plain_bytes;
-            checked = Some(manifest.head);
+            let secrets = context
+                .secrets(&manifest)
+                .map_err(|error| named(error.into()))?;
             reader = source
                 .reader(trust, interrupt)
                 .map_err(|error| named(error.into()))?;
             if reader.header_bytes() != header_bytes {
-                let message = "was changed while it was read: nothing was written";
-                return Err(named(Failure::new(Exit::Input, message)));
+                return Err(named(Failure::new(Exit::Input, CHANGED)));
             }
+            checked = Some(Checked { manifest, secrets });
         }
-        let header = context.header().clone();
+        if header.base.is_some() && layers.is_empty() {
+            let Some(checked) = &checked else {
+                let message = "is a delta: from a pipe it is installed with --base only";
+                return Err(named(Failure::new(Exit::Usage, message)));
+            };
+            hold_base(&mut target, &context, checked, options.threads, interrupt).map_err(named)?;
+        }
         if target.holds_data() {
             let what = format!(
                 "{} ({}) onto {}",
@@ -147,20 +179,186 @@ impl Cli {
             );
             confirm::confirm_destruction(&self.target, &what, self.yes, interrupt)?;
         }
+        Ok(Installation {
+            cli: self,
+            name,
+            context: Arc::new(context),
+            layers,
+            target,
+            checked,
+            reader,
+            interrupt,
+        })
+    }
 
-        let events = if self.json {
+    fn layers(
+        &self,
+        context: &Context,
+        trust: &Trust,
+        keys: &[ContentKey],
+    ) -> Result<Layers, Failure> {
+        if self.base.is_empty() {
+            return Ok(Layers::default());
+        }
+        let bases = self
+            .base
+            .iter()
+            .map(|path| Base::open(path, trust, keys))
+            .collect::<Result<_, _>>()?;
+        Layers::new(context.header(), bases)
+    }
+}
+
+/// Checks that a disk holds what a delta leaves out, and keeps what of it would be wiped.
+fn hold_base(
+    target: &mut Target,
+    context: &Context,
+    checked: &Checked,
+    threads: usize,
+    interrupt: &Interrupt,
+) -> Result<(), Failure> {
+    let header = context.header();
+    let absent: Vec<u32> = checked.absent().collect();
+    let Some(disk) = target.existing() else {
+        let (uuid, epoch) = header
+            .base
+            .map_or_else(Default::default, |base| (base.uuid, base.epoch));
+        return Err(chunkfmt::Error::BaseMissing { uuid, epoch }.into());
+    };
+    let wrong = differing(
+        disk,
+        context,
+        &checked.secrets,
+        &absent,
+        threads,
+        interrupt,
+        &|_| {},
+    )?;
+    if let Some(first) = wrong.first().and_then(|&index| checked.secret(index)) {
+        let message = format!(
+            "{} does not hold the base of this delta: {} of {} chunks differ, the first at sector {}: name the base with --base",
+            target.path().display(),
+            wrong.len(),
+            absent.len(),
+            first.layout.span.first,
+        );
+        return Err(Failure::new(Exit::Verification, message));
+    }
+    let held = absent.iter().filter_map(|&index| checked.secret(index));
+    target.retain(held.map(|secret| &secret.layout))?;
+    Ok(())
+}
+
+impl Checked {
+    fn secret(&self, index: u32) -> Option<&ChunkSecret> {
+        self.secrets.get(usize::try_from(index).ok()?)
+    }
+
+    /// The chunks that the image leaves out.
+    fn absent(&self) -> impl Iterator<Item = u32> {
+        let entries = (0..).zip(&self.manifest.entries);
+        entries.filter_map(|(index, entry)| (!entry.is_present()).then_some(index))
+    }
+
+    /// Bytes of disk data that will be written.
+    fn plain_bytes(&self, with_bases: bool, sector_size: u32) -> u64 {
+        let left_out = self.absent().filter_map(|index| self.secret(index));
+        let left_out: u64 = left_out
+            .map(|secret| secret.layout.data_sectors() * u64::from(sector_size))
+            .sum();
+        self.manifest.head.plain_bytes + if with_bases { left_out } else { 0 }
+    }
+}
+
+/// An installation that nothing stands against any more.
+struct Installation<'a, R> {
+    cli: &'a Cli,
+    name: String,
+    context: Arc<Context>,
+    layers: Layers,
+    target: Target,
+    /// `None` for an image from a pipe.
+    checked: Option<Checked>,
+    reader: ImageReader<R>,
+    interrupt: &'a Interrupt,
+}
+
+impl<R: Read> Installation<'_, R> {
+    fn run(self) -> Result<(), Failure> {
+        let header = self.context.header().clone();
+        let events = if self.cli.json {
             Events::Stdout
         } else {
             Events::Off
         };
+        let with_bases = !self.layers.is_empty();
+        let total = self.checked.as_ref().map_or_else(
+            || header.disk_bytes(),
+            |checked| checked.plain_bytes(with_bases, header.sector_size),
+        );
+        let target = self.cli.target.display().to_string();
         let fields = json!({
             "image": header.name, "uuid": header.uuid().to_string(), "epoch": header.epoch(),
-            "target": self.target.display().to_string(), "total_bytes": total,
+            "target": target, "total_bytes": total,
         });
         let progress = Arc::new(Progress::start(events, total, fields));
+        let free = self.cli.free;
+        match self.install(&progress) {
+            Ok(report) => {
+                let time = progress.elapsed();
+                let summary = format!(
+                    "{target}: installed {} (epoch {}): {} of data, {} free{}, {} chunks{}, {:.2} s, {}",
+                    header.name,
+                    header.epoch(),
+                    units::size(report.plain_bytes),
+                    units::size(report.free_bytes),
+                    if matches!(free, Free::Zero) {
+                        " (zeroed)"
+                    } else {
+                        ""
+                    },
+                    report.chunks,
+                    match report.kept_chunks {
+                        0 => String::new(),
+                        kept => format!(", {kept} were on the disk"),
+                    },
+                    time.as_secs_f64(),
+                    units::throughput(report.plain_bytes, time),
+                );
+                let fields = json!({
+                    "chunks": report.chunks, "kept_chunks": report.kept_chunks,
+                    "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
+                });
+                progress.finish(&summary, fields);
+                Ok(())
+            }
+            Err(failure) => {
+                progress.fail(&failure.message, failure.exit);
+                Err(failure)
+            }
+        }
+    }
+
+    fn install(self, progress: &Arc<Progress>) -> Result<Report, Failure> {
+        let Self {
+            cli,
+            name,
+            context,
+            layers,
+            target,
+            checked,
+            mut reader,
+            interrupt,
+        } = self;
+        let named = |failure: Failure| failure.context(&name);
+        let incomplete = if target.holds_data() {
+            "the disk is incomplete and will not boot"
+        } else {
+            "the unfinished file was removed"
+        };
         let refused: Arc<Mutex<Option<chunkfmt::Error>>> = Arc::default();
         let observer = {
-            let (progress, refused) = (Arc::clone(&progress), Arc::clone(&refused));
+            let (progress, refused) = (Arc::clone(progress), Arc::clone(&refused));
             move |event| match event {
                 Event::Written { plain_bytes, .. } => progress.advance(plain_bytes),
                 Event::Refused { error, .. } => {
@@ -178,89 +376,74 @@ impl Cli {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take()
         };
-        let incomplete = if target.holds_data() {
-            "the disk is incomplete and will not boot"
-        } else {
-            "the unfinished file was removed"
+        let check = || -> Result<(), Failure> {
+            interrupt.check(incomplete)?;
+            match take_refused() {
+                Some(error) => Err(error.into()),
+                None => Ok(()),
+            }
         };
-        let context = Arc::new(context);
-
-        let result = (|| -> Result<Report, Failure> {
-            let installer = Installer::start(&context, target, &options, observer)?;
-            let read = read_all(
+        // The pipeline's own error follows when it is ended.
+        let stopped = |_: Stopped| Failure::new(Exit::Io, "writing failed");
+        let spoiled =
+            |failure: Failure| Failure::new(failure.exit, format!("{failure} ({incomplete})"));
+        let bases = layers.contexts();
+        let installer = Installer::start(&context, &bases, target, &cli.options(), observer)?;
+        let fed = (|| -> Result<Manifest, Failure> {
+            let manifest = read_all(
                 &mut reader,
                 || installer.buffer(),
                 |index, chunk| {
-                    interrupt.check(incomplete)?;
-                    if let Some(error) = take_refused() {
-                        return Err(Failure::from(error));
-                    }
-                    // The pipeline's own error follows when it is ended.
-                    installer
-                        .submit(index, chunk)
-                        .map_err(|_| Failure::new(Exit::Io, "writing failed"))
+                    check()?;
+                    installer.submit(index, chunk).map_err(stopped)
                 },
-            );
+            )?;
             // The end of a pipe is the first place where its manifest can be judged.
-            let read = read.and_then(|manifest| {
-                context.secrets(&manifest)?;
-                match checked.is_none_or(|checked| checked == manifest.head) {
-                    true => Ok(manifest.head.chunks),
-                    false => Err(Failure::new(Exit::Input, "was changed while it was read")),
-                }
-            });
-            let chunks = match read {
-                Ok(chunks) => chunks,
-                Err(failure) => {
-                    interrupt.check(incomplete)?;
-                    let failure = installer
-                        .abort()
-                        .map_or_else(|| named(failure), Failure::from);
-                    return Err(Failure::new(
-                        failure.exit,
-                        format!("{failure} ({incomplete})"),
-                    ));
-                }
+            let found = Checked {
+                secrets: context.secrets(&manifest)?,
+                manifest,
             };
-            let finished = installer.finish(chunks);
-            if let Some(error) = take_refused() {
-                let failure = named(error.into());
-                return Err(Failure::new(
-                    failure.exit,
-                    format!("{failure} ({incomplete})"),
-                ));
+            if checked.is_some_and(|checked| checked.manifest.head != found.manifest.head) {
+                return Err(Failure::new(Exit::Input, CHANGED));
             }
-            Ok(finished?)
+            for index in found.absent() {
+                check()?;
+                let Some(secret) = found.secret(index) else {
+                    continue;
+                };
+                if layers.is_empty() {
+                    installer
+                        .keep(index, secret.layout.clone())
+                        .map_err(stopped)?;
+                    continue;
+                }
+                let origin = layers.find(&secret.layout, context.header())?;
+                let mut chunk = installer.buffer();
+                layers.read(origin, &mut chunk)?;
+                let place = (origin.layer, origin.index);
+                installer
+                    .submit_from_base(index, chunk, place, secret.plain_hash)
+                    .map_err(stopped)?;
+            }
+            Ok(found.manifest)
         })();
-        match result {
-            Ok(report) => {
-                let time = progress.elapsed();
-                let summary = format!(
-                    "{}: installed {} (epoch {}): {} of data, {} free{}, {} chunks, {:.2} s, {}",
-                    self.target.display(),
-                    header.name,
-                    header.epoch(),
-                    units::size(report.plain_bytes),
-                    units::size(report.free_bytes),
-                    if matches!(self.free, Free::Zero) {
-                        " (zeroed)"
-                    } else {
-                        ""
-                    },
-                    report.chunks,
-                    time.as_secs_f64(),
-                    units::throughput(report.plain_bytes, time),
-                );
-                let fields = json!({
-                    "chunks": report.chunks, "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
-                });
-                progress.finish(&summary, fields);
-                Ok(())
-            }
+        let manifest = match fed {
+            Ok(manifest) => manifest,
             Err(failure) => {
-                progress.fail(&failure.message, failure.exit);
-                Err(failure)
+                interrupt.check(incomplete)?;
+                let failure = installer
+                    .abort()
+                    .map_or_else(|| named(failure), Failure::from);
+                return Err(spoiled(failure));
             }
+        };
+        let finished = installer.finish(&manifest.entries);
+        match take_refused() {
+            Some(error) => Err(spoiled(named(error.into()))),
+            None => finished.map_err(|error| match error {
+                crate::Error::Format(error) => spoiled(named(error.into())),
+                other => other.into(),
+            }),
         }
     }
 }

@@ -7,10 +7,14 @@
 )]
 
 use std::fs::{self, File};
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use chunkfmt::{ContentKey, Context, ImageHeader, Layout, Region, Sealer, SigningKey, Span, Trust};
+use chunkfmt::{
+    ChunkEntry, ContentKey, Context, ImageHeader, ImageIndex, Layout, Region, Sealed, Sealer,
+    SigningKey, Span, Trust,
+};
 use imageunzip::{Error, Event, FreeSpace, InstallOptions, Installer, Report, Target};
 
 const SECTOR: usize = 512;
@@ -21,6 +25,7 @@ const EDGE: usize = 1 << 20;
 struct Image {
     context: Arc<Context>,
     chunks: Vec<Vec<u8>>,
+    entries: Vec<ChunkEntry>,
     disk: Vec<u8>,
 }
 
@@ -37,7 +42,7 @@ impl Image {
             ImageHeader::new("disk".into(), 1, 512, sectors, Some(&key), Some(&signer)).unwrap();
         let trust = Trust::new(vec![signer.verifying_key()], false);
         let mut sealer = Sealer::new(header, Some(&key), Some(signer), 1).unwrap();
-        let mut chunks = Vec::new();
+        let (mut chunks, mut sealed) = (Vec::new(), Vec::new());
         for (index, first) in (0..).zip((0..sectors).step_by(SPAN as usize)) {
             let span = Span {
                 first,
@@ -50,12 +55,13 @@ impl Image {
             let data = &disk[first as usize * SECTOR..region.end() as usize * SECTOR];
             let mut chunk = Vec::new();
             let layout = Layout::new(span, vec![region]);
-            sealer.seal(index, layout, data, &mut chunk).unwrap();
+            sealed.push(sealer.seal(index, layout, data, &mut chunk).unwrap());
             chunks.push(chunk);
         }
         let context = Arc::new(Context::new(sealer.header_bytes(), &trust, &[key]).unwrap());
         Self {
             context,
+            entries: entries(&sealer, &chunks, &sealed),
             chunks,
             disk,
         }
@@ -83,7 +89,7 @@ impl Image {
             queue: None,
         };
         let events = Arc::clone(events);
-        Installer::start(&self.context, target, &options, move |event| {
+        Installer::start(&self.context, &[], target, &options, move |event| {
             events.lock().unwrap().push(event);
         })
         .unwrap()
@@ -96,8 +102,17 @@ impl Image {
                 .submit(index as u32, self.chunks[index].clone())
                 .unwrap();
         }
-        installer.finish(self.chunks.len() as u32)
+        installer.finish(&self.entries)
     }
+}
+
+/// What the manifest of these chunks says of them.
+fn entries(sealer: &Sealer, chunks: &[Vec<u8>], sealed: &[Sealed]) -> Vec<ChunkEntry> {
+    let mut image = sealer.header_bytes().to_vec();
+    image.extend(chunks.concat());
+    image.extend(sealer.finish(sealed).unwrap());
+    let index = ImageIndex::read(&mut Cursor::new(image), None).unwrap();
+    index.manifest.entries
 }
 
 fn dirty(path: &Path, bytes: usize) {
@@ -205,7 +220,7 @@ fn a_bad_chunk_is_refused_and_a_good_copy_taken() {
     for (index, chunk) in (0..).zip(&image.chunks) {
         installer.submit(index, chunk.clone()).unwrap();
     }
-    installer.finish(3).unwrap();
+    installer.finish(&image.entries).unwrap();
     let events = events.lock().unwrap();
     let refused = events
         .iter()

@@ -1,0 +1,171 @@
+//! Which images are accepted, and the keys to open them: the options that all tools share that read images.
+
+use std::path::PathBuf;
+
+use chunkfmt::{ContentKey, Error, ImageHeader, ManifestHead, Suite, Trust};
+use clap::{Args, ValueEnum};
+use uuid::Uuid;
+
+use crate::{Failure, keys};
+
+/// Suites on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SuiteName {
+    /// Zstandard, AES-256-GCM or ChaCha20-Poly1305, Ed25519
+    Modern,
+    /// zlib, Blowfish-CBC with HMAC-SHA-256, RSA-PSS
+    Classic,
+}
+
+impl From<SuiteName> for Suite {
+    fn from(name: SuiteName) -> Self {
+        match name {
+            SuiteName::Modern => Self::Modern,
+            SuiteName::Classic => Self::Classic,
+        }
+    }
+}
+
+/// Whose images are accepted.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TrustOptions {
+    /// Public key of an owner whose images are accepted; may be repeated [default: all of /etc/frisbee/trust.d/*.pub]
+    #[arg(short, long, value_name = "FILE")]
+    pub trust: Vec<PathBuf>,
+    /// Accept an unsigned image: anybody may have made it
+    #[arg(long)]
+    pub allow_unsigned: bool,
+}
+
+impl TrustOptions {
+    /// Reads the key files.
+    ///
+    /// # Errors
+    /// If a key cannot be read, or nobody is trusted.
+    pub fn load(&self) -> Result<Trust, Failure> {
+        keys::load_trust(&self.trust, self.allow_unsigned)
+    }
+}
+
+/// The keys of encrypted images.
+#[derive(Args, Clone, Debug, Default)]
+pub struct KeyOptions {
+    /// Content key of an encrypted image; may be repeated, the right one is found
+    #[arg(short, long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+}
+
+impl KeyOptions {
+    /// Reads the key files.
+    ///
+    /// # Errors
+    /// If a key cannot be read.
+    pub fn load(&self) -> Result<Vec<ContentKey>, Failure> {
+        self.key
+            .iter()
+            .map(|path| keys::load_content_key(path))
+            .collect()
+    }
+}
+
+/// Which of the owner's images is meant.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Wanted {
+    /// Accept only the image with this UUID
+    #[arg(long)]
+    pub uuid: Option<Uuid>,
+    /// Accept no image older than this epoch: an old one that somebody repeats is refused
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub min_epoch: u64,
+    /// Accept only images made with this suite of algorithms [default: the one that the image's owner signed for]
+    #[arg(long, value_enum)]
+    pub suite: Option<SuiteName>,
+}
+
+impl Wanted {
+    fn check_version(&self, uuid: Uuid, epoch: u64) -> Result<(), Error> {
+        if let Some(wanted) = self.uuid.filter(|&wanted| wanted != uuid) {
+            return Err(Error::NotWanted {
+                field: "UUID",
+                found: uuid.to_string(),
+                wanted: wanted.to_string(),
+            });
+        }
+        if epoch < self.min_epoch {
+            return Err(Error::NotWanted {
+                field: "epoch",
+                found: epoch.to_string(),
+                wanted: format!("{} or later", self.min_epoch),
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks what an announcement tells.
+    ///
+    /// # Errors
+    /// [`Error::NotWanted`]
+    pub fn check_head(&self, head: &ManifestHead) -> Result<(), Error> {
+        self.check_version(head.uuid(), head.epoch())
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// [`Error::NotWanted`]
+    pub fn check(&self, header: &ImageHeader) -> Result<(), Error> {
+        self.check_version(header.uuid(), header.epoch())?;
+        let (codec, cipher, signature) = (
+            header.codec(),
+            header.cipher(),
+            header.signature_algorithm(),
+        );
+        match self.suite.map(Suite::from) {
+            Some(suite) if !suite.admits(codec, cipher, signature) => Err(Error::NotWanted {
+                field: "algorithms",
+                found: [codec.name(), cipher.name(), signature.name()].join(", "),
+                wanted: format!("suite {}", suite.name()),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chunkfmt::Codec;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_wanted_is_accepted() {
+        let header = ImageHeader::new("lab".into(), 7, 512, 8, None, None).unwrap();
+        let wanted = |change: fn(&mut Wanted)| {
+            let mut wanted = Wanted::default();
+            change(&mut wanted);
+            wanted
+        };
+        assert!(Wanted::default().check(&header).is_ok());
+        assert!(wanted(|wanted| wanted.min_epoch = 7).check(&header).is_ok());
+        let refused = [
+            wanted(|wanted| wanted.min_epoch = 8),
+            wanted(|wanted| wanted.uuid = Some(Uuid::nil())),
+            wanted(|wanted| wanted.suite = Some(SuiteName::Classic)),
+        ];
+        for wanted in refused {
+            let error = wanted.check(&header).unwrap_err();
+            assert!(matches!(error, Error::NotWanted { .. }), "{error}");
+        }
+        let zlib = header.with_codec(Codec::Zlib);
+        assert!(
+            wanted(|wanted| wanted.suite = Some(SuiteName::Classic))
+                .check(&zlib)
+                .is_ok()
+        );
+        assert!(
+            wanted(|wanted| wanted.suite = Some(SuiteName::Modern))
+                .check(&zlib)
+                .is_err()
+        );
+    }
+}
