@@ -194,7 +194,6 @@ fn stanza(first: &str, rest: &mut &[u8]) -> Result<Stanza, Error> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,5 +1,8 @@
 //! Content keys, what is derived from them, and sealing with them (docs/FORMAT.md, section 5).
 
+#[cfg(test)]
+mod wycheproof;
+
 use std::fmt;
 
 use blowfish::Blowfish;

@@ -5,7 +5,11 @@ mod pem;
 mod private;
 mod public;
 mod rsa;
+#[cfg(test)]
+mod tests;
 mod trust;
+#[cfg(test)]
+mod wycheproof;
 
 use std::fmt;
 

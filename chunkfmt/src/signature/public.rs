@@ -4,6 +4,7 @@ use std::fmt;
 
 use ed25519_dalek::pkcs8::EncodePublicKey;
 use pkcs8::der::Decode;
+use pkcs8::der::asn1::AnyRef;
 use pkcs8::{DecodePublicKey, Document, LineEnding, ObjectIdentifier, SubjectPublicKeyInfoRef};
 use sha2::{Digest, Sha256};
 
@@ -76,7 +77,7 @@ impl VerifyingKey {
             rsa::OID => {
                 let parameters = info.algorithm.parameters;
                 let key = info.subject_public_key.as_bytes();
-                match key.filter(|_| parameters.is_some_and(|any| any.is_null())) {
+                match key.filter(|_| parameters.is_some_and(AnyRef::is_null)) {
                     Some(key) => Self::from_rsa(rsa::PublicKey::from_pkcs1(key)?),
                     None => Err(damaged()),
                 }
