@@ -1,78 +1,103 @@
-//! The pipeline: workers read and seal chunks, the caller's thread writes them in order.
+//! The pipeline: workers make chunks of what a source gives them, the caller's thread writes them in order.
 //!
-//! A worker takes a buffer before it takes the next piece of the plan, both from shared stock. So the piece that the
-//! writer waits for always has its buffer, and memory is bounded by the number of buffers.
+//! A worker takes a buffer before it takes the next chunk from the source, both from shared stock. So the chunk that
+//! the writer waits for always has its buffer, and memory is bounded by the number of buffers.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use chunkfmt::{Sealed, Sealer};
+use chunkfmt::tree::Cv;
+use chunkfmt::{Part, Sealed, Sealer, Span};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use diskmap::Extent;
 use frisbee_cli::Interrupt;
 
-use crate::{Disk, Error, Piece, Plan};
+use crate::Error;
 
 /// What was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Summary {
-    /// Number of chunks.
-    pub chunks: usize,
-    /// Bytes of disk data in the image.
-    pub plain_bytes: u64,
+pub(crate) struct Summary {
+    /// Number of chunks in the image.
+    pub(crate) chunks: usize,
+    /// Bytes of disk data in them.
+    pub(crate) plain_bytes: u64,
+    /// Number of chunks that are left out, because the base holds them.
+    pub(crate) left_out_chunks: usize,
+    /// Bytes of disk data in those.
+    pub(crate) left_out_bytes: u64,
     /// Bytes of the image.
-    pub image_bytes: u64,
+    pub(crate) image_bytes: u64,
 }
 
-struct Done {
-    index: u32,
-    sealed: Sealed,
-    chunk: Vec<u8>,
+/// Gives out what the chunks are to be made of, in order.
+pub(crate) trait Source: Send {
+    /// What one chunk is made of, but for the data.
+    type Item;
+
+    /// The next one, with its data in `input` as far as the source has it at hand; `None` at the end.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn next(&mut self, input: &mut Vec<u8>) -> Result<Option<Self::Item>, Error>;
+
+    /// Checks, after the last chunk, that the source was whole. `roots` are those of the chunks that came from an
+    /// image, with their indexes there.
+    ///
+    /// # Errors
+    /// If it was not: then there must be no image.
+    fn check(&mut self, roots: &[(u32, Cv)]) -> Result<(), Error>;
 }
 
-/// What an image is made of, and with what.
-pub struct Job<'a> {
-    /// The disk.
-    pub disk: &'a Disk,
-    /// What of it is to be saved: sorted, disjoint, inside the disk.
-    pub saved: &'a [Extent],
-    /// Header, keys and codec.
-    pub sealer: &'a Sealer,
-    /// Number of threads that read and compress.
-    pub threads: usize,
-    /// Ends the work early.
-    pub interrupt: &'a Interrupt,
+/// Makes chunks in one thread.
+pub(crate) trait Maker: Send {
+    /// That of the source.
+    type Item;
+
+    /// Makes a chunk in `out`, which it clears, of what [`Source::next`] gave.
+    ///
+    /// # Errors
+    /// If reading or sealing fails.
+    fn make(
+        &mut self,
+        item: Self::Item,
+        input: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Made, Error>;
 }
 
-/// Writes an image to `output`. `advance` is called with the bytes of disk data that have been written.
+/// A chunk that was made.
+pub(crate) struct Made {
+    /// Its position in the image.
+    pub(crate) index: u32,
+    /// Its lines of the manifest.
+    pub(crate) sealed: Sealed,
+    /// The sectors that it answers for.
+    pub(crate) span: Span,
+    /// Bytes of disk data, also of a chunk that is left out.
+    pub(crate) data_bytes: u64,
+    /// The root that it had in the image that it was taken from.
+    pub(crate) root: Option<(u32, Cv)>,
+}
+
+type Done = (Made, Vec<u8>);
+
+/// Writes an image to `output`, with a thread for each of `makers`. `advance` is called with the bytes of disk data
+/// that are done.
 ///
 /// # Errors
 /// The first error of any thread.
-pub fn create(
-    job: &Job<'_>,
+pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
+    source: S,
+    makers: Vec<M>,
+    sealer: &Sealer,
     output: &mut impl Write,
+    interrupt: &Interrupt,
     mut advance: impl FnMut(u64),
 ) -> Result<Summary, Error> {
-    let &Job {
-        disk,
-        saved,
-        sealer,
-        threads,
-        interrupt,
-    } = job;
     let write_error = |source| Error::Write { source };
-    let header = sealer.header();
-    let plan = Plan::new(
-        saved.iter().copied(),
-        header.disk_sectors,
-        header.sector_size,
-        header.chunk_size,
-    );
-    let plan = Mutex::new(plan);
-    let threads = threads.max(1);
-    let buffers = 2 * threads + 2;
+    let source = Mutex::new(source);
+    let buffers = 2 * makers.len() + 2;
     let (empty_sender, empty_receiver) = bounded(buffers);
     for _ in 0..buffers {
         // The channel has room for all of them.
@@ -83,23 +108,18 @@ pub fn create(
     output
         .write_all(sealer.header_bytes())
         .map_err(write_error)?;
-    let sealed = thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for _ in 0..threads {
-            let worker = Worker {
-                disk,
-                plan: &plan,
-                sealer: sealer.for_thread()?,
-                empty: empty_receiver.clone(),
-                done: done_sender.clone(),
-                interrupt,
-            };
-            workers.push(scope.spawn(move || worker.run()));
-        }
+    let written = thread::scope(|scope| {
+        let workers: Vec<_> = makers
+            .into_iter()
+            .map(|maker| {
+                let (empty, done) = (empty_receiver.clone(), done_sender.clone());
+                let source = &source;
+                scope.spawn(move || work(source, maker, &empty, &done, interrupt))
+            })
+            .collect();
         drop((done_sender, empty_receiver));
         // Dropping its ends of the channels stops the workers, whatever the reason.
-        let written =
-            write_in_order(&done_receiver, empty_sender, output, &mut advance).map_err(write_error);
+        let written = write_in_order(&done_receiver, empty_sender, output, &mut advance);
         drop(done_receiver);
         for worker in workers {
             worker
@@ -111,14 +131,34 @@ pub fn create(
     if interrupt.is_raised() {
         return Err(Error::Interrupted);
     }
-    let end = sealer.finish(&sealed)?;
+    if written.position != sealer.header().disk_sectors {
+        return Err(untiled(written.sealed.len()));
+    }
+    source
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+        .check(&written.roots)?;
+    let end = sealer.finish(&written.sealed)?;
     output.write_all(&end).map_err(write_error)?;
-    let chunk_bytes: u64 = sealed.iter().map(Sealed::chunk_bytes).sum();
-    Ok(Summary {
-        chunks: sealed.len(),
-        plain_bytes: sealed.iter().map(Sealed::plain_bytes).sum(),
-        image_bytes: (sealer.header_bytes().len() + end.len()) as u64 + chunk_bytes,
+    let mut summary = written.summary;
+    summary.image_bytes += (sealer.header_bytes().len() + end.len()) as u64;
+    Ok(summary)
+}
+
+fn untiled(index: usize) -> Error {
+    Error::Format(chunkfmt::Error::Field {
+        part: Part::Chunk(u32::try_from(index).unwrap_or(u32::MAX)),
+        field: "span",
     })
+}
+
+#[derive(Default)]
+struct Written {
+    sealed: Vec<Sealed>,
+    roots: Vec<(u32, Cv)>,
+    /// The sector up to which the spans tile the disk.
+    position: u64,
+    summary: Summary,
 }
 
 fn write_in_order(
@@ -126,25 +166,36 @@ fn write_in_order(
     empty: Sender<Vec<u8>>,
     output: &mut impl Write,
     advance: &mut impl FnMut(u64),
-) -> std::io::Result<Vec<Sealed>> {
+) -> Result<Written, Error> {
     let empty = empty;
     let mut waiting = BTreeMap::new();
-    let mut written = Vec::new();
-    for Done {
-        index,
-        sealed,
-        chunk,
-    } in done
-    {
-        waiting.insert(index, (sealed, chunk));
+    let mut written = Written::default();
+    for (made, chunk) in done {
+        waiting.insert(made.index, (made, chunk));
         while let Some(entry) = waiting
             .first_entry()
-            .filter(|entry| *entry.key() as usize == written.len())
+            .filter(|entry| *entry.key() as usize == written.sealed.len())
         {
-            let (sealed, chunk) = entry.remove();
-            output.write_all(&chunk)?;
-            advance(sealed.plain_bytes());
-            written.push(sealed);
+            let (made, chunk) = entry.remove();
+            if made.span.first != written.position {
+                return Err(untiled(written.sealed.len()));
+            }
+            written.position = made.span.end();
+            output
+                .write_all(&chunk)
+                .map_err(|source| Error::Write { source })?;
+            let summary = &mut written.summary;
+            if made.sealed.is_present() {
+                summary.chunks += 1;
+                summary.plain_bytes += made.data_bytes;
+                summary.image_bytes += chunk.len() as u64;
+            } else {
+                summary.left_out_chunks += 1;
+                summary.left_out_bytes += made.data_bytes;
+            }
+            advance(made.data_bytes);
+            written.roots.extend(made.root);
+            written.sealed.push(made.sealed);
             // Fails when all workers have ended: then nobody needs the buffer.
             let _ = empty.send(chunk);
         }
@@ -152,56 +203,30 @@ fn write_in_order(
     Ok(written)
 }
 
-struct Worker<'a, I> {
-    disk: &'a Disk,
-    plan: &'a Mutex<Plan<I>>,
-    sealer: Sealer,
-    empty: Receiver<Vec<u8>>,
-    done: Sender<Done>,
-    interrupt: &'a Interrupt,
-}
-
-impl<I: Iterator<Item = Extent>> Worker<'_, I> {
-    fn run(mut self) -> Result<(), Error> {
-        let mut data = Vec::new();
-        // Ends with the plan, or when the writer has gone because it could not write.
-        while let Ok(mut chunk) = self.empty.recv() {
-            let piece = self
-                .plan
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .next();
-            let Some(piece) = piece.filter(|_| !self.interrupt.is_raised()) else {
-                return Ok(());
-            };
-            self.read(&piece, &mut data)?;
-            let Piece { index, layout } = piece;
-            let sealed = self.sealer.seal(index, layout, &data, &mut chunk)?;
-            let done = Done {
-                index,
-                sealed,
-                chunk,
-            };
-            if self.done.send(done).is_err() {
-                return Ok(());
-            }
+fn work<S: Source, M: Maker<Item = S::Item>>(
+    source: &Mutex<S>,
+    mut maker: M,
+    empty: &Receiver<Vec<u8>>,
+    done: &Sender<Done>,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
+    let mut input = Vec::new();
+    // Ends with the source, or when the writer has gone because it could not write.
+    while let Ok(mut out) = empty.recv() {
+        if interrupt.is_raised() {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn read(&self, piece: &Piece, data: &mut Vec<u8>) -> Result<(), Error> {
-        let sector_size = u64::from(self.sealer.header().sector_size);
-        let sectors = piece.layout.data_sectors();
-        // At most the chunk size.
-        data.resize(usize::try_from(sectors * sector_size).unwrap_or(0), 0);
-        let mut rest = &mut data[..];
-        for region in &piece.layout.regions {
-            let bytes =
-                usize::try_from(u64::from(region.sectors) * sector_size).unwrap_or(usize::MAX);
-            let (now, later) = rest.split_at_mut(bytes.min(rest.len()));
-            self.disk.read(now, region.first * sector_size)?;
-            rest = later;
+        let item = source
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next(&mut input)?;
+        let Some(item) = item else {
+            return Ok(());
+        };
+        let made = maker.make(item, &mut input, &mut out)?;
+        if done.send((made, out)).is_err() {
+            return Ok(());
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use chunkfmt::Layout;
 use diskmap::ReadAt;
 use frisbee_cli::device::{BlockDevice, loop_device_of};
 
@@ -12,7 +13,7 @@ use crate::Error;
 
 /// A disk to be imaged.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     path: PathBuf,
     file: File,
     size: u64,
@@ -24,7 +25,11 @@ impl Disk {
     ///
     /// # Errors
     /// If it cannot be opened, is in use (unless `allow_used`), or is neither device nor file.
-    pub fn open(path: &Path, sector_size: Option<u32>, allow_used: bool) -> Result<Self, Error> {
+    pub(crate) fn open(
+        path: &Path,
+        sector_size: Option<u32>,
+        allow_used: bool,
+    ) -> Result<Self, Error> {
         let open_error = |source| Error::Open {
             path: path.into(),
             source,
@@ -65,21 +70,39 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Bytes of a logical sector.
-    pub fn sector_size(&self) -> u32 {
+    pub(crate) fn sector_size(&self) -> u32 {
         self.sector_size
     }
 
-    /// Fills `buffer` from `offset`.
+    /// Reads what stands in the regions of a chunk, one after the other, into `data`.
     ///
     /// # Errors
     /// [`Error::Read`]
-    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+    pub(crate) fn read_regions(
+        &self,
+        layout: &Layout,
+        sector_size: u32,
+        data: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        let sector_size = u64::from(sector_size);
+        // At most the chunk size.
+        data.resize(
+            usize::try_from(layout.data_sectors() * sector_size).unwrap_or(0),
+            0,
+        );
+        let mut rest = &mut data[..];
+        for region in &layout.regions {
+            let bytes =
+                usize::try_from(u64::from(region.sectors) * sector_size).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at_mut(bytes.min(rest.len()));
+            self.read(now, region.first * sector_size)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
         let length = buffer.len();
         self.file
             .read_exact_at(buffer, offset)

@@ -54,6 +54,14 @@ pub enum Error {
         /// Why.
         source: diskmap::Error,
     },
+    /// An image that is read is not right.
+    #[error("{name}: {source}")]
+    Image {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: chunkfmt::Error,
+    },
     /// The format does not allow it.
     #[error(transparent)]
     Format(#[from] chunkfmt::Error),
@@ -81,7 +89,7 @@ impl From<Error> for Failure {
             } => Exit::Io,
             Error::Map { .. } => Exit::Input,
             Error::Read { .. } | Error::Write { .. } => Exit::Io,
-            Error::Format(error) => error.kind().into(),
+            Error::Format(error) | Error::Image { source: error, .. } => error.kind().into(),
             Error::Thread(_) => Exit::Internal,
             Error::Interrupted => Exit::Interrupted,
         };

@@ -1,15 +1,21 @@
 //! Disk to image: what is to be saved is cut into chunks, which are read, compressed, encrypted and signed on all
 //! cores and written in order.
 
+mod base;
+mod compare;
 mod create;
 mod disk;
 mod error;
+mod inputs;
 pub mod key;
 mod output;
+mod pipe;
 mod plan;
+mod protect;
+mod reseal;
+mod scan;
 pub mod zip;
 
-pub use create::{Job, Summary, create};
-pub use disk::Disk;
-pub use error::Error;
-pub use plan::{Piece, Plan};
+use disk::Disk;
+use error::Error;
+use plan::{Piece, Plan};

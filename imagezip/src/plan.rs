@@ -1,37 +1,37 @@
 //! Where a disk is cut into chunks.
 //!
-//! The disk is divided into windows of 64 MiB at fixed positions. A chunk never reaches over the end of a window that
-//! holds data, and inside a window it is cut at multiples of 64 KiB: so a change on the disk can move the borders of
-//! chunks in its own window only, and an unchanged part of a disk gives unchanged chunks. Windows without data belong
-//! to the chunk before them.
+//! The disk is divided into blocks of a power of two of sectors at multiples of their size, each of them into two
+//! halves, and so on; a chunk with data is the largest such block whose data fits. So borders depend on nothing but the
+//! data between them: a change on the disk touches the chunks around it, an unchanged part gives unchanged chunks, and
+//! a delta can leave them out. Blocks without data in a row are one chunk.
+
+use std::collections::VecDeque;
 
 use chunkfmt::{Layout, Region, Span};
 use diskmap::Extent;
 
-/// Bytes of a window.
-const WINDOW: u64 = 64 << 20;
-
-/// Chunks are cut at multiples of this many bytes of the disk.
-const CUT: u64 = 64 << 10;
+/// Bytes of the largest block. The distance of a region from the beginning of its span is a number of 32 bits.
+const BLOCK_MAX: u64 = 1 << 40;
 
 /// One chunk to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Its position in the image.
-    pub index: u32,
+    pub(crate) index: u32,
     /// The sectors that it answers for, and those that it holds.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
 }
 
-/// Cuts a disk into chunks, from the first sector to the last.
+/// Cuts a disk into chunks, from the first sector to the last. It looks ahead no further than a chunk's data.
 #[derive(Debug)]
-pub struct Plan<I> {
+pub(crate) struct Plan<I> {
     extents: I,
-    /// What is left of the extent that was cut, or the next one.
-    ahead: Option<Extent>,
+    /// The extents from `position` on that are known.
+    ahead: VecDeque<Extent>,
+    /// Sectors in `ahead`.
+    ahead_sectors: u64,
     disk_sectors: u64,
-    window: u64,
-    cut: u64,
+    block_max: u64,
     chunk_sectors: u64,
     position: u64,
     index: u32,
@@ -40,52 +40,70 @@ pub struct Plan<I> {
 impl<I: Iterator<Item = Extent>> Plan<I> {
     /// Plans chunks of at most `chunk_size` bytes of the `saved` extents, which are sorted, disjoint and inside the
     /// disk.
-    pub fn new(saved: I, disk_sectors: u64, sector_size: u32, chunk_size: u32) -> Self {
+    pub(crate) fn new(saved: I, disk_sectors: u64, sector_size: u32, chunk_size: u32) -> Self {
         let sector_size = u64::from(sector_size);
-        let mut extents = saved;
-        let ahead = extents.next();
         Self {
-            extents,
-            ahead,
+            extents: saved,
+            ahead: VecDeque::new(),
+            ahead_sectors: 0,
             disk_sectors,
-            window: WINDOW / sector_size,
-            cut: CUT / sector_size,
+            block_max: BLOCK_MAX / sector_size,
             chunk_sectors: u64::from(chunk_size) / sector_size,
             position: 0,
             index: 0,
         }
     }
 
-    /// Takes as much of the extent ahead as the chunk has room for and the window holds; `None` if that is nothing.
-    fn take(&mut self, room: u64, window_end: u64) -> Option<Region> {
-        let extent = self.ahead.filter(|extent| extent.first < window_end)?;
-        let mut end = extent.end().min(window_end);
-        if extent.first + room < end {
-            // Back to the last position where chunks are cut. In an empty chunk there always is one.
-            let full = extent.first + room;
-            end = full - full % self.cut;
+    /// The sector up to which the data from `position` on fits into one chunk.
+    fn reach(&mut self) -> u64 {
+        while self.ahead_sectors <= self.chunk_sectors {
+            let Some(extent) = self.extents.next() else {
+                return u64::MAX;
+            };
+            self.ahead_sectors += extent.count;
+            self.ahead.push_back(extent);
         }
-        let sectors = end
-            .checked_sub(extent.first)
-            .filter(|&sectors| sectors > 0)?;
-        let region = Region {
-            first: extent.first,
-            sectors: u32::try_from(sectors).ok()?,
-        };
-        let rest = Extent {
-            first: end,
-            count: extent.end() - end,
-        };
-        self.ahead = if rest.count > 0 {
-            Some(rest)
-        } else {
-            self.extents.next()
-        };
-        Some(region)
+        let mut room = self.chunk_sectors;
+        for extent in &self.ahead {
+            if extent.count > room {
+                return extent.first + room;
+            }
+            room -= extent.count;
+        }
+        u64::MAX
     }
 
-    fn window_of(&self, sector: u64) -> u64 {
-        sector - sector % self.window
+    /// The end of the largest block that begins at sector `first` and whose data fits.
+    fn block_end(&self, first: u64, reach: u64) -> u64 {
+        // What `first` is a multiple of. A block as large as a chunk always fits.
+        let aligned = 1_u64
+            .checked_shl(first.trailing_zeros())
+            .unwrap_or(self.block_max);
+        let mut sectors = aligned.min(self.block_max);
+        while sectors > 1 && first.saturating_add(sectors) > reach {
+            sectors /= 2;
+        }
+        first.saturating_add(sectors)
+    }
+
+    /// Takes the regions before sector `end`.
+    fn take(&mut self, end: u64) -> Vec<Region> {
+        let mut regions = Vec::new();
+        while let Some(extent) = self.ahead.front_mut().filter(|extent| extent.first < end) {
+            let sectors = extent.count.min(end - extent.first);
+            regions.push(Region {
+                first: extent.first,
+                // Not more than a chunk holds.
+                sectors: u32::try_from(sectors).unwrap_or(u32::MAX),
+            });
+            self.ahead_sectors -= sectors;
+            extent.first += sectors;
+            extent.count -= sectors;
+            if extent.count == 0 {
+                self.ahead.pop_front();
+            }
+        }
+        regions
     }
 }
 
@@ -97,25 +115,24 @@ impl<I: Iterator<Item = Extent>> Iterator for Plan<I> {
         if first >= self.disk_sectors {
             return None;
         }
-        let mut regions = Vec::new();
-        let data = self.ahead.map(|extent| extent.first);
-        // A disk may begin with more free space than a region can be away from the begin of its span.
-        let window = data
-            .filter(|data| data - first <= u64::from(u32::MAX))
-            .map(|data| self.window_of(data));
-        if let Some(window) = window {
-            let mut room = self.chunk_sectors;
-            while let Some(region) = self.take(room, window + self.window) {
-                room -= u64::from(region.sectors);
-                regions.push(region);
-            }
-        }
-        // The chunk answers for all up to what the next one begins with.
-        let end = match self.ahead.map(|extent| extent.first) {
+        let reach = self.reach();
+        let data = self.ahead.front().map(|extent| extent.first);
+        let end = match data {
             None => self.disk_sectors,
-            Some(next) if Some(self.window_of(next)) == window => next,
-            Some(next) => self.window_of(next),
+            Some(data) => {
+                let mut end = self.block_end(first, reach);
+                // Without data: up to the block that has some.
+                while end <= data {
+                    let next = self.block_end(end, reach);
+                    if next > data {
+                        break;
+                    }
+                    end = next;
+                }
+                end.min(self.disk_sectors)
+            }
         };
+        let regions = self.take(end);
         self.position = end;
         let index = self.index;
         self.index = index.checked_add(1)?;
@@ -187,15 +204,15 @@ mod tests {
 
     #[test]
     fn disks_of_all_kinds() {
-        const WINDOW_SECTORS: u64 = WINDOW / 512;
+        const MIB: u64 = (1 << 20) / 512;
         check(&[], 0);
         check(&[], 1);
         check(&[(0, 1)], 1);
         check(&[], 1 << 40);
         check(&[(0, 1), ((1 << 40) - 1, 1)], 1 << 40);
         check(&[((1 << 40) - 1, 1)], 1 << 40);
-        check(&[(0, 40 * WINDOW_SECTORS + 17)], 41 * WINDOW_SECTORS);
-        check(&[(WINDOW_SECTORS - 1, 2)], 3 * WINDOW_SECTORS);
+        check(&[(0, 2600 * MIB + 17)], 2700 * MIB);
+        check(&[(64 * MIB - 1, 2)], 192 * MIB);
     }
 
     #[test]
@@ -210,29 +227,48 @@ mod tests {
     }
 
     #[test]
-    fn a_change_moves_no_border_outside_its_window() {
-        let window = WINDOW / 512;
-        let all = plan(&[(0, 10 * window)], 10 * window);
-        let hole = plan(
-            &[
-                (0, 3 * window + 5000),
-                (3 * window + 5100, 7 * window - 5100),
-            ],
-            10 * window,
-        );
-        let outside = |pieces: Vec<Piece>| -> Vec<_> {
-            let inside = 3 * window..4 * window;
-            let outside = pieces
-                .into_iter()
-                .filter(|piece| !inside.contains(&piece.layout.span.first));
-            outside
-                .map(|piece| (piece.layout.span, piece.layout.regions))
-                .collect()
-        };
-        assert_eq!(outside(all), outside(hole));
+    fn little_data_gives_few_chunks() {
+        assert_eq!(plan(&[], 1 << 40).len(), 1);
+        assert_eq!(plan(&[(5, 10), (1 << 30, 100)], 1 << 31).len(), 1);
+        // Full at both ends of an empty TiB.
+        let end = (1 << 31) - 8192;
+        let pieces = plan(&[(0, 8192), (end, 8192)], 1 << 31);
+        assert_eq!(pieces.len(), 5, "{pieces:?}");
+    }
+
+    /// Sectors of data in the chunks of `one` that `other` does not have.
+    fn changed(one: &[Piece], other: &[Piece]) -> u64 {
+        one.iter()
+            .filter(|piece| other.iter().all(|known| known.layout != piece.layout))
+            .map(|piece| piece.layout.data_sectors())
+            .sum()
     }
 
     proptest! {
+        /// A change inside one small block costs one chunk, and what was added.
+        #[test]
+        fn a_change_costs_one_chunk(
+            steps in proptest::collection::vec((1_u64..30_000, 1_u64..9000), 0..60),
+            at in 0_u64..500, length in 1_u64..4096,
+        ) {
+            let mut position = 0;
+            let (mut saved, mut with_hole) = (Vec::new(), Vec::new());
+            let hole = at * 4096..at * 4096 + length;
+            for (gap, count) in steps {
+                let (first, end) = (position + gap, position + gap + count);
+                saved.push((first, count));
+                for (first, end) in [(first, end.min(hole.start)), (first.max(hole.end), end)] {
+                    if first < end {
+                        with_hole.push((first, end - first));
+                    }
+                }
+                position = end;
+            }
+            let (whole, holed) = (plan(&saved, position + 1), plan(&with_hole, position + 1));
+            prop_assert!(changed(&holed, &whole) <= 4096);
+            prop_assert!(changed(&whole, &holed) <= 4096 + length);
+        }
+
         #[test]
         fn any_extents(steps in proptest::collection::vec((1_u64..300_000, 1_u64..20_000), 0..60), tail in 0_u64..300_000) {
             let mut position = 0;

@@ -1,0 +1,118 @@
+//! The images that are read: bases of deltas, an image to be made anew; whose they may be, and what opens them.
+
+use std::path::{Path, PathBuf};
+
+use agekey::Identity;
+use chunkfmt::{ContentKey, Context, ImageHeader, SigningKey, Trust};
+use clap::Args;
+use frisbee_cli::{Exit, Failure, keys};
+
+use crate::protect::Protection;
+
+/// Options about the images that are read.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Deltas, and images made of images")]
+pub(crate) struct Inputs {
+    /// Make a delta: leave out the chunks that this image holds. If that is a delta too, repeat --base for the images
+    /// below it, the newest last. With --from and a delta: what it is relative to
+    #[arg(short, long, value_name = "IMAGE")]
+    pub(crate) base: Vec<PathBuf>,
+    /// Write nothing, only say how much of the disk differs from --base
+    #[arg(long, requires = "base", conflicts_with_all = ["from", "image"])]
+    pub(crate) compare: bool,
+    /// Make the image of another image instead of a disk, with the keys and algorithms that are named now; `-` reads
+    /// standard input. A delta becomes a full image
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Leave a delta named with --from a delta to the same base
+    #[arg(long, requires = "from", requires = "base")]
+    pub(crate) keep_delta: bool,
+    /// Public key of an owner whose images are read; may be repeated [default: the public half of --sign, else all of
+    /// /etc/frisbee/trust.d/*.pub]
+    #[arg(short, long, value_name = "FILE")]
+    trust: Vec<PathBuf>,
+    /// Read unsigned images: anybody may have made them
+    #[arg(long)]
+    allow_unsigned: bool,
+    /// Content key of an image that is read, if it is not --key; may be repeated
+    #[arg(long, value_name = "FILE")]
+    from_key: Vec<PathBuf>,
+    /// File of age or ssh-ed25519 identities that open images which hold their content key; may be repeated
+    #[arg(long, value_name = "FILE")]
+    identity: Vec<PathBuf>,
+}
+
+/// Whose images are read, and what opens them.
+pub(crate) struct Access {
+    /// Whose images are accepted.
+    pub(crate) trust: Trust,
+    keys: Vec<ContentKey>,
+    identities: Vec<Identity>,
+}
+
+impl Inputs {
+    /// Reads the key files, if an image is to be read.
+    ///
+    /// # Errors
+    /// A key that cannot be read, or that nobody is trusted.
+    pub(crate) fn load(
+        &self,
+        protection: &Protection,
+        signer: Option<&SigningKey>,
+    ) -> Result<Option<Access>, Failure> {
+        if self.base.is_empty() && self.from.is_none() {
+            return Ok(None);
+        }
+        let trust = match signer {
+            Some(signer) if self.trust.is_empty() => {
+                Trust::new(vec![signer.verifying_key()], self.allow_unsigned)
+            }
+            _ => keys::load_trust(&self.trust, self.allow_unsigned)?,
+        };
+        let paths = protection.key.iter().chain(&self.from_key);
+        let keys = paths
+            .map(|path| keys::load_content_key(path))
+            .collect::<Result<_, _>>()?;
+        let mut identities = Vec::new();
+        for path in &self.identity {
+            identities.extend(keys::load_identities(path)?);
+        }
+        Ok(Some(Access {
+            trust,
+            keys,
+            identities,
+        }))
+    }
+
+    /// The files that are read and must not be overwritten.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        let images = self.base.iter().chain(&self.from);
+        let keys = self.trust.iter().chain(&self.from_key);
+        images
+            .chain(keys)
+            .chain(&self.identity)
+            .map(PathBuf::as_path)
+    }
+}
+
+impl Access {
+    /// Checks the image header at the beginning of `bytes`, and finds the key of the image.
+    ///
+    /// # Errors
+    /// What is wrong with the header, its owner, or the key.
+    pub(crate) fn context(&self, bytes: &[u8], header: &ImageHeader) -> Result<Context, Failure> {
+        let wrapped = header.wrapped_keys();
+        if wrapped.is_empty() || self.identities.is_empty() {
+            return Ok(Context::new(bytes, &self.trust, &self.keys)?);
+        }
+        // Nothing of a stranger's header is given to the identities.
+        Context::without_key(bytes, &self.trust, &[])?;
+        let mut keys = self.keys.clone();
+        match agekey::unwrap(wrapped, &self.identities) {
+            Ok(text) => keys.push(ContentKey::from_hex(&text)?),
+            Err(agekey::Error::NotForUs { .. }) if !keys.is_empty() => {}
+            Err(error) => return Err(Failure::new(Exit::Verification, error)),
+        }
+        Ok(Context::new(bytes, &self.trust, &keys)?)
+    }
+}

@@ -1,0 +1,271 @@
+//! Imaging a disk, and comparing one with an image.
+
+use std::path::Path;
+
+use chunkfmt::{CHUNK_SIZE_MAX, ImageHeader};
+use diskmap::{DiskMap, Options, ReadAt};
+use frisbee_cli::progress::{Events, Progress};
+use frisbee_cli::{Exit, Failure, Interrupt, say, units};
+use serde_json::json;
+
+use super::run::Run;
+use super::{Cli, DiskShape, now};
+use crate::base::Indexed;
+use crate::compare::{Difference, compare};
+use crate::inputs::Access;
+use crate::output::Output;
+use crate::protect::Protected;
+use crate::scan::{DiskPlan, Scanner};
+use crate::{Disk, Error, Plan};
+
+impl Cli {
+    /// Makes an image of a disk, or a delta.
+    pub(super) fn make_from_disk(
+        &self,
+        image: &Path,
+        access: Option<&Access>,
+        protected: &Protected,
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
+        let (disk, map) = self.open_disk()?;
+        let chain = self.open_chain(access)?;
+        let base = Self::nearest(chain.as_ref(), map.sector_size, map.disk_sectors)?;
+        let shape = DiskShape {
+            sector_size: map.sector_size,
+            sectors: map.disk_sectors,
+            chunk_size: self.choose_chunk_size(base),
+        };
+        let epoch = self.epoch(now(), base)?;
+        let name = self.name_after(image);
+        let header = self.describe(protected, name, epoch, &shape, base)?;
+        let sealer = protected.sealer(header)?;
+        let output = self.open_output(image, protected)?;
+        let progress = self.start_disk(&disk, &map, sealer.header(), &output);
+        self.warn(&progress, &map);
+        let makers = (0..self.threads())
+            .map(|_| {
+                Ok(Scanner {
+                    disk: &disk,
+                    sealer: sealer.for_thread()?,
+                    base,
+                })
+            })
+            .collect::<Result<_, Failure>>()?;
+        let run = Run {
+            sealer: &sealer,
+            output,
+            progress: &progress,
+            interrupt,
+        };
+        run.write(plan(&map, shape.chunk_size), makers)
+    }
+
+    /// Says how much of a disk differs from an image.
+    pub(super) fn compare(
+        &self,
+        access: Option<&Access>,
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
+        let (disk, map) = self.open_disk()?;
+        let chain = self.open_chain(access)?;
+        let base = Self::nearest(chain.as_ref(), map.sector_size, map.disk_sectors)?;
+        let missing = || Failure::new(Exit::Usage, "--compare needs a --base");
+        let base = base.ok_or_else(missing)?;
+        let events = match self.json {
+            true => Events::Stdout,
+            false => Events::Off,
+        };
+        let header = &base.index.header;
+        let saved = saved_bytes(&map);
+        let fields = json!({
+            "source": self.source.display().to_string(), "base": base.name, "uuid": header.uuid().to_string(),
+            "epoch": header.epoch(), "disk_bytes": disk.size(), "sector_size": map.sector_size, "total_bytes": saved,
+        });
+        let progress = Progress::start(events, saved, fields);
+        self.warn(&progress, &map);
+        let chunk_size = self.choose_chunk_size(Some(base));
+        let found = compare(
+            plan(&map, chunk_size),
+            &disk,
+            base,
+            self.threads(),
+            interrupt,
+            &|bytes| progress.advance(bytes),
+        );
+        match found {
+            Ok(found) => {
+                self.report_difference(&progress, base, &found);
+                Ok(())
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                progress.fail(&failure.message, failure.exit);
+                Err(failure)
+            }
+        }
+    }
+
+    fn report_difference(&self, progress: &Progress, base: &Indexed, found: &Difference) {
+        let header = &base.index.header;
+        let bytes = found.bytes(header.sector_size);
+        let line = format!(
+            "{}: {} of {} chunks differ from {} (epoch {}): {} of {}",
+            self.source.display(),
+            found.differing.len(),
+            found.chunks,
+            base.name,
+            header.epoch(),
+            units::size(bytes),
+            units::size(found.plain_bytes),
+        );
+        let differing: Vec<_> = found
+            .differing
+            .iter()
+            .map(|(index, layout)| {
+                let regions = layout.regions.iter();
+                let ranges: Vec<_> = regions
+                    .map(|region| json!([region.first, region.sectors]))
+                    .collect();
+                json!({
+                    "index": index, "first_sector": layout.span.first, "sectors": layout.span.sectors,
+                    "ranges": ranges,
+                })
+            })
+            .collect();
+        let fields = json!({
+            "chunks": found.chunks, "plain_bytes": found.plain_bytes, "differing_chunks": found.differing.len(),
+            "differing_bytes": bytes, "differing": differing,
+        });
+        progress.finish(&line, fields);
+    }
+
+    fn open_disk(&self) -> Result<(Disk, DiskMap), Failure> {
+        let sector_size = self
+            .sector_size
+            .as_deref()
+            .and_then(|size| size.parse().ok());
+        let disk = Disk::open(&self.source, sector_size, self.allow_mounted)?;
+        let options = Options {
+            strict: self.strict,
+            raw: self.raw,
+            sector_size: disk.sector_size(),
+        };
+        let map = diskmap::map(&disk, &options).map_err(|source| Error::Map {
+            path: self.source.clone(),
+            source,
+        })?;
+        if map.disk_sectors == 0 {
+            let message = format!(
+                "{}: is empty: there is no disk to image",
+                self.source.display()
+            );
+            return Err(Failure::new(Exit::Input, message));
+        }
+        Ok((disk, map))
+    }
+
+    /// That of the base: other chunks would not be found there.
+    fn choose_chunk_size(&self, base: Option<&Indexed>) -> u32 {
+        let asked = self
+            .chunk_size
+            .map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        let Some(base) = base else {
+            return asked.unwrap_or(CHUNK_SIZE_MAX);
+        };
+        let size = base.index.header.chunk_size;
+        if asked.is_some_and(|asked| asked != size) {
+            say(&format!(
+                "imagezip: warning: --chunk-size is not used: the chunks of {} have {size} bytes, and those of a delta \
+                 must be the same",
+                base.name
+            ));
+        }
+        size
+    }
+
+    fn name_after(&self, image: &Path) -> String {
+        let stem = |path: &Path| {
+            path.file_stem()
+                .map(|stem| stem.to_string_lossy().into_owned())
+        };
+        let from = match image.as_os_str() == "-" {
+            true => &self.source,
+            false => image,
+        };
+        self.name.clone().or_else(|| stem(from)).unwrap_or_default()
+    }
+
+    fn warn(&self, progress: &Progress, map: &DiskMap) {
+        for warning in &map.warnings {
+            progress.line(&format!(
+                "imagezip: {}: warning: {warning}",
+                self.source.display()
+            ));
+        }
+    }
+
+    fn start_disk(
+        &self,
+        disk: &Disk,
+        map: &DiskMap,
+        header: &ImageHeader,
+        output: &Output,
+    ) -> Progress {
+        let events = self.events(output);
+        let saved_bytes = saved_bytes(map);
+        let partitions: Vec<_> = map
+            .partitions
+            .iter()
+            .map(|partition| {
+                json!({
+                    "number": partition.number, "first_sector": partition.first, "sectors": partition.count,
+                    "kind": partition.kind.to_string(), "saved_sectors": partition.saved_sectors,
+                    "note": partition.note,
+                })
+            })
+            .collect();
+        let fields = json!({
+            "source": self.source.display().to_string(), "image": output.name(), "name": header.name,
+            "uuid": header.uuid().to_string(), "epoch": header.epoch(), "disk_bytes": disk.size(),
+            "sector_size": map.sector_size, "total_bytes": saved_bytes, "partitions": partitions,
+        });
+        let progress = Progress::start(events, saved_bytes, fields);
+        if events == Events::Off {
+            for partition in &map.partitions {
+                let sector = u64::from(map.sector_size);
+                let note = partition
+                    .note
+                    .as_deref()
+                    .map(|note| format!(" ({note})"))
+                    .unwrap_or_default();
+                progress.line(&format!(
+                    "{}: {}, {}, {} to save{note}",
+                    partition_name(partition.number),
+                    partition.kind,
+                    units::size(partition.count * sector),
+                    units::size(partition.saved_sectors * sector),
+                ));
+            }
+        }
+        progress
+    }
+}
+
+fn plan(map: &DiskMap, chunk_size: u32) -> DiskPlan {
+    let saved = map.saved.clone().into_iter();
+    Plan::new(saved, map.disk_sectors, map.sector_size, chunk_size)
+}
+
+fn saved_bytes(map: &DiskMap) -> u64 {
+    let saved: u64 = map.saved.iter().map(|extent| extent.count).sum();
+    saved * u64::from(map.sector_size)
+}
+
+/// What a line about a partition begins with.
+fn partition_name(number: u32) -> String {
+    match number {
+        // Without a partition table.
+        0 => "whole disk".into(),
+        _ => format!("partition {number}"),
+    }
+}

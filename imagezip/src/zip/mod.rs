@@ -1,0 +1,206 @@
+//! `imagezip`: the command line.
+
+mod disk;
+mod image;
+mod run;
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use chunkfmt::ImageHeader;
+use clap::Parser;
+use frisbee_cli::progress::Events;
+use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
+
+use crate::base::{Chain, Indexed};
+use crate::inputs::{Access, Inputs};
+use crate::output::Output;
+use crate::protect::{Protected, Protection};
+
+const EXAMPLES: &str = "Examples:
+  imagezip --sign owner.key --key content.key /dev/sda golden.frz
+  imagezip --sign owner.key --key content.key /dev/sda - | ssh server 'cat > golden.frz'
+  imagezip --sign owner.key --unencrypted --name lab-2026 disk.img lab.frz
+  imagezip --sign owner.key --recipient age1... /dev/sda golden.frz
+  imagezip --sign owner.key --key content.key --base golden.frz /dev/sda update.frz
+  imagezip --compare --key content.key --trust owner.pub --base golden.frz /dev/sda
+  imagezip --sign new.key --key new.content --trust old.pub --from-key old.content --from old.frz new.frz
+
+Only what partition tables and filesystems say is in use is read: ext2, ext3 and ext4 are looked into, everything else
+is saved whole. The keys are made by imagekey.";
+
+const USAGE: &str = "imagezip [OPTIONS] --sign <FILE> --key <FILE> <SOURCE> <IMAGE>
+       imagezip [OPTIONS] --sign <FILE> --key <FILE> --base <BASE> <SOURCE> <DELTA>
+       imagezip [OPTIONS] --compare --base <BASE> <SOURCE>
+       imagezip [OPTIONS] --sign <FILE> --key <FILE> --from <IMAGE> <NEW IMAGE>";
+
+/// Make an image of a disk
+#[derive(Debug, Parser)]
+#[command(name = "imagezip", version, override_usage = USAGE)]
+#[command(after_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
+pub struct Cli {
+    /// Name of the image [default: the image file's name without its extension, or that of the image it is made from]
+    #[arg(short, long)]
+    name: Option<String>,
+    /// Version number of the image, rising from version to version [default: seconds since 1970, or that of the image
+    /// it is made from]
+    #[arg(short, long)]
+    epoch: Option<u64>,
+    /// Most data in one chunk, 64K to 2M; best a power of two [default: 2M, or as in the base]
+    #[arg(long, value_name = "SIZE", value_parser = units::parse_size, conflicts_with = "from")]
+    chunk_size: Option<u64>,
+    /// Save every sector, look into nothing
+    #[arg(long, conflicts_with = "from")]
+    raw: bool,
+    /// Fail where a filesystem is damaged or not understood, instead of saving it whole
+    #[arg(long, conflicts_with_all = ["raw", "from"])]
+    strict: bool,
+    /// Sector size of a disk in a file: 512 or 4096 [default: found out]
+    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], conflicts_with = "from")]
+    sector_size: Option<String>,
+    /// Read the source even while it is mounted: the image may hold a damaged filesystem
+    #[arg(long, conflicts_with = "from")]
+    allow_mounted: bool,
+    /// Overwrite an existing image
+    #[arg(short, long)]
+    force: bool,
+    /// Number of threads that compress [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Print JSON events to stdout (to stderr if the image goes to stdout)
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    protection: Protection,
+    #[command(flatten)]
+    inputs: Inputs,
+    /// The disk, partition or file to read; with --from, the image to write
+    source: PathBuf,
+    /// The image to write; `-` writes to standard output
+    #[arg(required_unless_present_any = ["compare", "from"], conflicts_with = "from")]
+    image: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Makes the image.
+    ///
+    /// # Errors
+    /// The reason as one line, with its exit code.
+    pub fn run(&self) -> Result<(), Failure> {
+        let signer = self.protection.load_signer()?;
+        let access = self.inputs.load(&self.protection, signer.as_deref())?;
+        if self.inputs.compare {
+            let interrupt = Interrupt::watch()?;
+            return self.compare(access.as_ref(), &interrupt);
+        }
+        let protected = self.protection.load(signer)?;
+        let interrupt = Interrupt::watch()?;
+        match (&self.inputs.from, &access, &self.image) {
+            (Some(from), Some(access), _) => {
+                self.make_from_image(from, access, &protected, &interrupt)
+            }
+            (_, _, Some(image)) => {
+                self.make_from_disk(image, access.as_ref(), &protected, &interrupt)
+            }
+            // The command line's rules leave nothing else.
+            _ => Err(Failure::new(Exit::Usage, "name the image to write")),
+        }
+    }
+
+    /// The images of --base; the last one is the nearest.
+    fn open_chain(&self, access: Option<&Access>) -> Result<Option<Chain>, Failure> {
+        match access {
+            Some(access) => Chain::open(&self.inputs.base, access),
+            None => Ok(None),
+        }
+    }
+
+    /// The base of a delta, if a delta is made; it must be of a disk of this size.
+    fn nearest(
+        chain: Option<&Chain>,
+        sector_size: u32,
+        disk_sectors: u64,
+    ) -> Result<Option<&Indexed>, Failure> {
+        let Some(chain) = chain else {
+            return Ok(None);
+        };
+        chain.check_disk(sector_size, disk_sectors)?;
+        Ok(chain.nearest())
+    }
+
+    /// The epoch of the new image: later than that of its base.
+    fn epoch(&self, usual: u64, base: Option<&Indexed>) -> Result<u64, Failure> {
+        let Some(base) = base else {
+            return Ok(self.epoch.unwrap_or(usual));
+        };
+        let least = base.index.header.epoch().saturating_add(1);
+        match self.epoch {
+            Some(epoch) if epoch < least => {
+                let message = format!(
+                    "--epoch {epoch}: a delta is newer than its base {}, which has epoch {}: name a larger one",
+                    base.name,
+                    base.index.header.epoch()
+                );
+                Err(Failure::new(Exit::Usage, message))
+            }
+            Some(epoch) => Ok(epoch),
+            None => Ok(usual.max(least)),
+        }
+    }
+
+    fn describe(
+        &self,
+        protected: &Protected,
+        name: String,
+        epoch: u64,
+        disk: &DiskShape,
+        base: Option<&Indexed>,
+    ) -> Result<ImageHeader, Failure> {
+        let header = protected
+            .header(name, epoch, disk.sector_size, disk.sectors)?
+            .with_created(now())
+            .with_chunk_size(disk.chunk_size)?;
+        Ok(match base {
+            Some(base) => header.with_base(base.as_base()),
+            None => header,
+        })
+    }
+
+    fn open_output(&self, image: &Path, protected: &Protected) -> Result<Output, Failure> {
+        let mut inputs: Vec<&Path> = self.protection.files().chain(self.inputs.files()).collect();
+        if self.inputs.from.is_none() {
+            inputs.push(&self.source);
+        }
+        // Without a key an encrypted image tells nothing; the other is the disk.
+        Output::open(image, self.force, &inputs, protected.key.is_none())
+    }
+
+    fn events(&self, output: &Output) -> Events {
+        match (self.json, output) {
+            (false, _) => Events::Off,
+            (true, Output::Pipe(_)) => Events::Stderr,
+            (true, Output::File { .. }) => Events::Stdout,
+        }
+    }
+
+    fn threads(&self) -> usize {
+        let usual = || thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(usual, usize::from)
+    }
+}
+
+/// What an image header says about the disk.
+struct DiskShape {
+    /// Bytes of a sector.
+    sector_size: u32,
+    sectors: u64,
+    /// Most bytes of data in a chunk.
+    chunk_size: u32,
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}

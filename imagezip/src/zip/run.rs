@@ -1,0 +1,90 @@
+//! Writing an image: the pipeline between the command line's choices and the output, and what is said at the end.
+
+use chunkfmt::Sealer;
+use frisbee_cli::progress::Progress;
+use frisbee_cli::{Failure, Interrupt, units};
+use serde_json::json;
+
+use crate::Error;
+use crate::create::{Maker, Source, Summary, create};
+use crate::output::Output;
+
+/// An image about to be written.
+pub(super) struct Run<'a> {
+    pub(super) sealer: &'a Sealer,
+    pub(super) output: Output,
+    pub(super) progress: &'a Progress,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+impl Run<'_> {
+    /// Writes it, gives it its name, and reports.
+    ///
+    /// # Errors
+    /// Why there is no image.
+    pub(super) fn write<S: Source, M: Maker<Item = S::Item>>(
+        mut self,
+        source: S,
+        makers: Vec<M>,
+    ) -> Result<(), Failure> {
+        let image = self.output.name();
+        let made = create(
+            source,
+            makers,
+            self.sealer,
+            &mut self.output,
+            self.interrupt,
+            |bytes| self.progress.advance(bytes),
+        );
+        let made = made.and_then(|summary| {
+            self.output
+                .commit()
+                .map_err(|source| Error::Write { source })?;
+            Ok(summary)
+        });
+        match made {
+            Ok(summary) => {
+                report(self.progress, &image, self.sealer, summary);
+                Ok(())
+            }
+            Err(error) => {
+                let place = matches!(error, Error::Write { .. }).then_some(&image);
+                let failure = Failure::from(error);
+                let failure = match place {
+                    Some(image) => failure.context(image),
+                    None => failure,
+                };
+                self.progress.fail(&failure.message, failure.exit);
+                Err(failure)
+            }
+        }
+    }
+}
+
+fn report(progress: &Progress, image: &str, sealer: &Sealer, summary: Summary) {
+    let time = progress.elapsed();
+    let header = sealer.header();
+    let left_out = match header.base {
+        Some(_) => format!(
+            ", {} in {} chunks left out, which the base holds",
+            units::size(summary.left_out_bytes),
+            summary.left_out_chunks
+        ),
+        None => String::new(),
+    };
+    let line = format!(
+        "{image}: {} of {} saved as {} in {} chunks{left_out}, {:.2} s, {}",
+        units::size(summary.plain_bytes),
+        units::size(header.disk_bytes()),
+        units::size(summary.image_bytes),
+        summary.chunks,
+        time.as_secs_f64(),
+        units::throughput(summary.plain_bytes + summary.left_out_bytes, time),
+    );
+    let fields = json!({
+        "uuid": header.uuid().to_string(), "epoch": header.epoch(), "chunks": summary.chunks,
+        "plain_bytes": summary.plain_bytes, "image_bytes": summary.image_bytes,
+        "left_out_chunks": summary.left_out_chunks, "left_out_bytes": summary.left_out_bytes,
+    });
+    progress.finish(&line, fields);
+}
