@@ -55,6 +55,35 @@ pub struct Base {
     pub manifest: [u8; 32],
 }
 
+impl Base {
+    /// Checks that this image is the base which the `delta` names.
+    ///
+    /// # Errors
+    /// [`Error::WrongBase`]
+    pub fn check(
+        &self,
+        delta: &ImageHeader,
+        found: &ImageHeader,
+        found_manifest: &[u8; 32],
+    ) -> Result<(), Error> {
+        let field = if found.uuid() != self.uuid {
+            "UUID"
+        } else if found.epoch() != self.epoch {
+            "epoch"
+        } else if *found_manifest != self.manifest {
+            "manifest digest"
+        } else if (found.disk_sectors, found.sector_size)
+            != (delta.disk_sectors, delta.sector_size)
+        {
+            "disk size"
+        } else {
+            return Ok(());
+        };
+        let (uuid, epoch) = (self.uuid, self.epoch);
+        Err(Error::WrongBase { field, uuid, epoch })
+    }
+}
+
 /// What an image says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageHeader {

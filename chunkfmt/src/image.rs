@@ -200,18 +200,15 @@ impl<R: Read> ImageReader<R> {
 /// # Errors
 /// [`Error::ChunkCount`], [`Error::NotInManifest`]
 pub fn check_roots(manifest: &Manifest, roots: &[(u32, Cv)]) -> Result<(), Error> {
-    let expected = (0..)
-        .zip(&manifest.entries)
-        .filter(|(_, entry)| entry.is_present());
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-    let (expected_count, found) = (count(expected.clone().count()), count(roots.len()));
+    let (expected_count, found) = (count(manifest.present().count()), count(roots.len()));
     if found != expected_count {
         return Err(Error::ChunkCount {
             expected: expected_count,
             found,
         });
     }
-    for ((number, entry), &(index, root)) in expected.zip(roots) {
+    for ((number, entry), &(index, root)) in manifest.present().zip(roots) {
         if (index, root) != (number, entry.root) {
             return Err(Error::NotInManifest {
                 part: Part::Chunk(index),

@@ -330,6 +330,13 @@ impl Manifest {
         ))
     }
 
+    /// The chunks that are in the image, with their indexes: all but those that a delta leaves out.
+    pub fn present(&self) -> impl Iterator<Item = (u32, &ChunkEntry)> {
+        (0..)
+            .zip(&self.entries)
+            .filter(|(_, entry)| entry.is_present())
+    }
+
     /// Opens the private part and checks that the chunks' spans tile the disk.
     ///
     /// # Errors

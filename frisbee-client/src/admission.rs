@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, mpsc};
 
-use chunkfmt::{HEADER_SIZE, Manifest, ManifestHead, Trust};
+use chunkfmt::{Error, HEADER_SIZE, Manifest, ManifestHead, Trust};
 use frisbee_cli::Failure;
+use frisbee_cli::policy::Wanted;
 use frisbee_proto::{Admission, Admitted, ObjectInfo};
-use uuid::Uuid;
 
 use crate::receiver::Message;
 
@@ -18,26 +18,15 @@ pub(crate) struct Accepted {
 
 /// What the operator accepts.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct Policy {
     pub(crate) trust: Arc<Trust>,
-    pub(crate) uuid: Option<Uuid>,
-    pub(crate) min_epoch: u64,
+    pub(crate) wanted: Wanted,
 }
 
-impl Wanted {
-    fn judge(&self, block: &[u8]) -> Result<ManifestHead, Failure> {
+impl Policy {
+    fn judge(&self, block: &[u8]) -> Result<ManifestHead, Error> {
         let head = ManifestHead::parse(block)?;
-        let refuse = |why: String| Err(Failure::new(frisbee_cli::Exit::Verification, why));
-        if self.uuid.is_some_and(|uuid| uuid != head.uuid()) {
-            return refuse(format!("image {} is not the one asked for", head.uuid()));
-        }
-        if head.epoch() < self.min_epoch {
-            return refuse(format!(
-                "image {} has epoch {}, older than --min-epoch",
-                head.uuid(),
-                head.epoch()
-            ));
-        }
+        self.wanted.check_head(&head)?;
         head.verify(block, &self.trust)?;
         Ok(head)
     }
@@ -45,18 +34,24 @@ impl Wanted {
 
 /// The judge that the protocol machine asks. Hands the manifest to the main thread.
 pub(crate) struct Gate {
-    wanted: Wanted,
+    policy: Policy,
+    /// Which image: 0 is the one that is wanted, the others are its bases.
+    layer: usize,
     messages: mpsc::Sender<Message>,
+    /// The chunk that each object is, object 0 left out.
+    pub(crate) chunks: Vec<u32>,
     head: Option<ManifestHead>,
     /// Why the last announcement that was not accepted was not.
     pub(crate) refused: Option<Failure>,
 }
 
 impl Gate {
-    pub(crate) fn new(wanted: Wanted, messages: mpsc::Sender<Message>) -> Self {
+    pub(crate) fn new(policy: Policy, layer: usize, messages: mpsc::Sender<Message>) -> Self {
         Self {
-            wanted,
+            policy,
+            layer,
             messages,
+            chunks: Vec::new(),
             head: None,
             refused: None,
         }
@@ -65,7 +60,7 @@ impl Gate {
 
 impl Admission for Gate {
     fn admit(&mut self, block: &[u8; 1024]) -> Option<Admitted> {
-        match self.wanted.judge(block) {
+        match self.policy.judge(block) {
             Ok(head) => {
                 let admitted = Admitted {
                     uuid: head.uuid().into_bytes(),
@@ -76,7 +71,7 @@ impl Admission for Gate {
                 Some(admitted)
             }
             Err(why) => {
-                self.refused = Some(why);
+                self.refused = Some(why.into());
                 None
             }
         }
@@ -86,18 +81,22 @@ impl Admission for Gate {
         match Manifest::parse(self.head.take()?, &object0) {
             Ok((_, manifest)) => {
                 object0.truncate(HEADER_SIZE);
-                let entries = manifest.entries.iter();
-                let objects = entries
-                    .map(|entry| ObjectInfo {
+                let present = manifest.present();
+                let objects = present
+                    .map(|(_, entry)| ObjectInfo {
                         blocks: entry.blocks,
                         root: entry.root,
                     })
                     .collect();
+                self.chunks = manifest.present().map(|(index, _)| index).collect();
                 let accepted = Box::new(Accepted {
                     manifest,
                     header: object0,
                 });
-                self.messages.send(Message::Manifest(accepted)).ok()?;
+                let layer = self.layer;
+                self.messages
+                    .send(Message::Manifest(layer, accepted))
+                    .ok()?;
                 Some(objects)
             }
             Err(error) => {

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use frisbee_cli::exit::EXIT_CODES;
+use frisbee_cli::policy::{KeyOptions, TrustOptions, Wanted};
 use imageunzip::unzip::Free;
-use uuid::Uuid;
 
 const EXAMPLES: &str = "Examples:
   frisbee-client --trust owner.pub --key content.key /dev/sdb
   frisbee-client --group 239.192.7.1:7001 --interface eth0 --trust owner.pub --key content.key --yes /dev/sda
   frisbee-client --timeout 60 --free zero --yes /dev/sda
   frisbee-client --uuid 8d0ca7b2-1f5e-4a3a-9a52-6a4b1b1c9d10 disk.img
+  frisbee-client --group 239.192.7.2:7001 --base-group 239.192.7.1:7001 --yes /dev/sda
 
 The client takes the first image announced on the group that a trusted owner has signed. The target is not touched
 before the image's manifest is verified and fits it; it does not boot before everything is on it.";
@@ -31,21 +32,16 @@ pub struct Cli {
     /// Network interface, by name or IPv4 address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
-    /// Public key of an owner whose images are accepted [default: all of /etc/frisbee/trust.d/*.pub]
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) trust: Vec<PathBuf>,
-    /// Accept an unsigned image: anybody on the network may have made it
-    #[arg(long)]
-    pub(crate) allow_unsigned: bool,
-    /// Content key of an encrypted image
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) key: Option<PathBuf>,
-    /// Accept this image only
-    #[arg(long, value_name = "UUID")]
-    pub(crate) uuid: Option<Uuid>,
-    /// Accept no image older than this epoch
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) min_epoch: u64,
+    /// For a delta: a group on which its base is sent; repeated for a delta of a delta, the nearest base first
+    /// [default: the base must be what the target holds]
+    #[arg(short, long, value_name = "ADDRESS:PORT")]
+    pub(crate) base_group: Vec<String>,
+    #[command(flatten)]
+    pub(crate) trust: TrustOptions,
+    #[command(flatten)]
+    pub(crate) keys: KeyOptions,
+    #[command(flatten)]
+    pub(crate) wanted: Wanted,
     /// What to do with the disk's free space
     #[arg(long, value_enum, default_value_t)]
     pub(crate) free: Free,

@@ -1,20 +1,25 @@
 //! The main thread: judges the target, feeds the pipeline, and ends well only when everything is on the disk.
 
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use chunkfmt::Context;
+use chunkfmt::{ContentKey, Context, Error, PlainHash, Trust};
+use frisbee_cli::policy::Wanted;
 use frisbee_cli::progress::{Events, Progress};
-use frisbee_cli::{Exit, Failure, Interrupt, confirm, keys, say, units};
+use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
 use frisbee_proto::ClientStats;
 use frisbee_udp::{Group, Interface};
-use imageunzip::{Candidate, Event, InstallOptions, Installer, Report, Stopped};
+use imageunzip::{
+    Candidate, Contents, Event, InstallOptions, Installer, Origin, Report, Stopped, origin,
+};
 use serde_json::json;
 
 use crate::Cli;
-use crate::admission::{Accepted, Wanted};
-use crate::receiver::{Message, Receiver, ReceiverOptions};
+use crate::admission::{Accepted, Policy};
+use crate::receiver::{Message, Receiver, ReceiverOptions, Releases};
 
 const INCOMPLETE: &str = "the disk is incomplete and will not boot";
 const UNTOUCHED: &str = "nothing was written";
@@ -22,66 +27,161 @@ const UNTOUCHED: &str = "nothing was written";
 /// Time between two looks whether a signal has come.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
 
+/// An image of which the manifest is here.
+struct Image {
+    context: Arc<Context>,
+    contents: Contents,
+}
+
+impl Image {
+    fn new(accepted: Accepted, trust: &Trust, keys: &[ContentKey]) -> Result<Self, Error> {
+        let context = Context::new(&accepted.header, trust, keys)?;
+        let contents = Contents::new(&context, accepted.manifest)?;
+        Ok(Self {
+            context: Arc::new(context),
+            contents,
+        })
+    }
+}
+
+/// Where the chunks come from that a delta leaves out.
+#[derive(Default)]
+struct Plan {
+    /// What becomes of the chunks of the bases.
+    uses: HashMap<Origin, (u32, PlainHash)>,
+    /// Where a chunk of the image comes from, if from a base.
+    origins: HashMap<u32, Origin>,
+}
+
+impl Plan {
+    fn new(image: &Image, bases: &[Image]) -> Result<Self, Error> {
+        let mut plan = Self::default();
+        if bases.is_empty() {
+            return Ok(plan);
+        }
+        for (index, secret) in image.contents.absent() {
+            let contents = bases.iter().map(|base| &base.contents);
+            let place = origin(contents, &secret.layout, &image.context)?;
+            plan.uses.insert(place, (index, secret.plain_hash));
+            plan.origins.insert(index, place);
+        }
+        Ok(plan)
+    }
+
+    /// The chunks of a base that are needed, sorted.
+    fn needed(&self, layer: usize) -> Vec<u32> {
+        let places = self.uses.keys().filter(|place| place.layer == layer);
+        let mut needed: Vec<u32> = places.map(|place| place.index).collect();
+        needed.sort_unstable();
+        needed
+    }
+}
+
 impl Cli {
     /// Receives and installs an image.
     ///
     /// # Errors
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
-        let trust = Arc::new(keys::load_trust(&self.trust, self.allow_unsigned)?);
-        let key = self
-            .key
-            .as_deref()
-            .map(keys::load_content_key)
-            .transpose()?;
+        let trust = Arc::new(self.trust.load()?);
+        let keys = self.keys.load()?;
         let network = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
         let group: Group = self.group.parse().map_err(network)?;
-        let interface = Interface::find(self.interface.as_deref(), group).map_err(network)?;
+        let base_groups: Vec<Group> = self
+            .base_group
+            .iter()
+            .map(|group| group.parse().map_err(network))
+            .collect::<Result<_, _>>()?;
         // What no image could be written to is better told now than when one has been announced.
         let candidate = Candidate::open(&self.target)?;
         if candidate.holds_data() {
             confirm::can_be_confirmed(&self.target, self.yes)?;
         }
         let interrupt = Interrupt::watch()?;
+        let (sender, messages) = mpsc::channel();
+        let receive = |layer, group, wanted: Wanted| {
+            let policy = Policy {
+                trust: Arc::clone(&trust),
+                wanted,
+            };
+            self.receive(layer, group, policy, sender.clone())
+        };
+        let mut receivers = vec![receive(0, group, self.wanted.clone())?];
+        let inbox = Inbox {
+            messages,
+            early: RefCell::default(),
+            interrupt,
+        };
+        let image = Image::new(inbox.manifest(0)?, &trust, &keys)?;
+        let header = image.context.header();
+        self.wanted.check(header)?;
+        let mut bases = Vec::new();
+        let mut next = header.base;
+        while let (Some(base), Some(&last)) = (next, base_groups.last()) {
+            let layer = receivers.len();
+            let group = base_groups.get(layer - 1).copied().unwrap_or(last);
+            let wanted = Wanted {
+                uuid: Some(base.uuid),
+                ..Wanted::default()
+            };
+            receivers.push(receive(layer, group, wanted)?);
+            let found = Image::new(inbox.manifest(layer)?, &trust, &keys)?;
+            let digest = &found.contents.manifest.digest;
+            base.check(header, found.context.header(), digest)?;
+            next = found.context.header().base;
+            bases.push(found);
+        }
+        let room = Room {
+            receivers,
+            inbox,
+            sender,
+        };
+        self.install(image, &bases, candidate, &room)
+    }
+
+    fn receive(
+        &self,
+        layer: usize,
+        group: Group,
+        policy: Policy,
+        sender: mpsc::Sender<Message>,
+    ) -> Result<Receiver, Failure> {
+        let interface = Interface::find(self.interface.as_deref(), group)
+            .map_err(|error| Failure::new(Exit::Network, error))?;
         if !self.json {
+            let what = if layer == 0 { "an image" } else { "its base" };
             say(&format!(
-                "frisbee-client: waiting for an image on {group}, {interface}"
+                "frisbee-client: waiting for {what} on {group}, {interface}"
             ));
         }
-        let (sender, messages) = mpsc::channel();
-        let wanted = Wanted {
-            trust,
-            uuid: self.uuid,
-            min_epoch: self.min_epoch,
-        };
         let options = ReceiverOptions {
             group,
             interface,
-            wanted,
+            policy,
+            layer,
             credit_blocks: self.memory.saturating_mul(1024),
             timeout: self.timeout.map(Duration::from_secs),
         };
-        let trust = Arc::clone(&options.wanted.trust);
-        let receiver = Receiver::start(options, sender.clone())?;
-        let inbox = Inbox {
-            messages,
-            interrupt,
-        };
-        let accepted = inbox.manifest()?;
-        let context = Arc::new(Context::new(&accepted.header, &trust, key.as_slice())?);
-        self.install(&accepted, &context, candidate, &receiver, &inbox, sender)
+        Receiver::start(options, sender)
     }
 }
 
-/// What comes from the receiver and the pipeline, with an eye on signals.
+/// What comes from the receivers and the pipeline, with an eye on signals.
 struct Inbox {
     messages: mpsc::Receiver<Message>,
+    /// Came while something else was waited for.
+    early: RefCell<VecDeque<Message>>,
     interrupt: Interrupt,
 }
 
 impl Inbox {
     /// The next message; `state` says what a signal would leave behind.
     fn next(&self, state: &str) -> Result<Message, Failure> {
+        let early = self.early.borrow_mut().pop_front();
+        early.map_or_else(|| self.wait(state), Ok)
+    }
+
+    fn wait(&self, state: &str) -> Result<Message, Failure> {
         loop {
             self.interrupt.check(state)?;
             match self.messages.recv_timeout(SIGNAL_INTERVAL) {
@@ -95,39 +195,58 @@ impl Inbox {
         }
     }
 
-    /// Waits until an image is accepted.
-    fn manifest(&self) -> Result<Box<Accepted>, Failure> {
+    /// Waits until the image of this layer is accepted.
+    fn manifest(&self, wanted: usize) -> Result<Accepted, Failure> {
         loop {
-            match self.next(UNTOUCHED)? {
-                Message::Manifest(accepted) => return Ok(accepted),
+            match self.wait(UNTOUCHED)? {
+                Message::Manifest(layer, accepted) if layer == wanted => return Ok(*accepted),
                 Message::Line(text) => say(&format!("frisbee-client: {text}")),
-                // Chunks come after the manifest, and the pipeline does not run yet.
-                _ => {}
+                // Chunks of another layer, bounded by its credit.
+                other => self.early.borrow_mut().push_back(other),
             }
         }
     }
+}
+
+/// The receivers, by layer, and what they say.
+struct Room {
+    receivers: Vec<Receiver>,
+    inbox: Inbox,
+    sender: mpsc::Sender<Message>,
 }
 
 impl Cli {
     /// Installs the accepted image; until the target has passed its checks, chunks wait in the inbox.
     fn install(
         &self,
-        accepted: &Accepted,
-        context: &Arc<Context>,
+        image: Image,
+        bases: &[Image],
         candidate: Candidate,
-        receiver: &Receiver,
-        inbox: &Inbox,
-        sender: mpsc::Sender<Message>,
+        room: &Room,
     ) -> Result<(), Failure> {
-        let (manifest, header) = (&accepted.manifest, context.header());
-        context.secrets(manifest)?;
+        let Image { context, contents } = &image;
+        let header = context.header();
+        let inbox = &room.inbox;
         if !context.is_verified() {
             say(&format!(
                 "frisbee-client: image {} has no owner that was checked: anybody may have made it",
                 header.uuid()
             ));
         }
-        let target = candidate.fit(header)?;
+        let mut options = InstallOptions {
+            free: self.free.into(),
+            queue: None,
+            ..InstallOptions::default()
+        };
+        if let Some(threads) = self.threads {
+            options.threads = threads.into();
+        }
+        let plan = Plan::new(&image, bases)?;
+        let mut target = candidate.fit(header)?;
+        let held = header.base.is_some() && bases.is_empty();
+        if held {
+            contents.hold_on(&mut target, context, options.threads, &inbox.interrupt)?;
+        }
         if target.holds_data() {
             let what = format!(
                 "{} ({}) onto {}",
@@ -144,24 +263,30 @@ impl Cli {
         } else {
             Events::Off
         };
+        let mut total = contents.manifest.head.plain_bytes;
+        if !held {
+            total += contents.absent_bytes(header.sector_size);
+        }
         let fields = json!({
             "image": header.name, "uuid": header.uuid().to_string(), "epoch": header.epoch(),
-            "target": self.target.display().to_string(), "total_bytes": manifest.head.plain_bytes,
+            "target": self.target.display().to_string(), "total_bytes": total,
         });
-        let progress = Arc::new(Progress::start(events, manifest.head.plain_bytes, fields));
-        let mut options = InstallOptions {
-            free: self.free.into(),
-            queue: None,
-            ..InstallOptions::default()
-        };
-        if let Some(threads) = self.threads {
-            options.threads = threads.into();
+        let progress = Arc::new(Progress::start(events, total, fields));
+        let releases: Vec<Releases> = room.receivers.iter().map(Receiver::releases).collect();
+        for (layer, releases) in releases.iter().skip(1).enumerate() {
+            releases.only(plan.needed(layer));
         }
         let observer = {
-            let (progress, releases) = (Arc::clone(&progress), receiver.releases());
+            let (progress, releases) = (Arc::clone(&progress), releases.clone());
+            let (origins, sender) = (plan.origins.clone(), room.sender.clone());
             move |event| match event {
                 Event::Written { index, plain_bytes } => {
-                    releases.release(index);
+                    let (layer, index) = origins
+                        .get(&index)
+                        .map_or((0, index), |place| (place.layer + 1, place.index));
+                    if let Some(releases) = releases.get(layer) {
+                        releases.release(index);
+                    }
                     progress.advance(plain_bytes);
                 }
                 Event::Refused { index, error } => {
@@ -171,9 +296,20 @@ impl Cli {
             }
         };
         // A manifest may be an old one that somebody repeats. Until somebody has the chunks, the disk stays as it is.
-        let installed = first_chunk(inbox, manifest.head.chunks, &progress).and_then(|first| {
-            let installer = Installer::start(context, target, &options, observer)?;
-            feed(installer, first, manifest.head.chunks, inbox, &progress)
+        let expected = contents.manifest.present().count() + plan.uses.len();
+        let bases: Vec<_> = bases.iter().map(|base| Arc::clone(&base.context)).collect();
+        let installed = first_chunk(inbox, expected, &progress).and_then(|first| {
+            let installer = Installer::start(context, &bases, target, &options, observer)?;
+            let feed = Feed {
+                installer: &installer,
+                image: &image,
+                plan: &plan,
+                releases: &releases,
+                inbox,
+                progress: &progress,
+            };
+            let fed = feed.run(first);
+            finish(installer, fed, &image, inbox)
         });
         match installed {
             Ok((report, stats)) => {
@@ -197,13 +333,17 @@ impl Cli {
         let time = progress.elapsed();
         let header = context.header();
         let summary = format!(
-            "{}: installed {} (epoch {}): {} of data, {} free, {} chunks, {:.2} s, {}; {} datagrams, {} lost, {} forged",
+            "{}: installed {} (epoch {}): {} of data, {} free, {} chunks{}, {:.2} s, {}; {} datagrams, {} lost, {} forged",
             self.target.display(),
             header.name,
             header.epoch(),
             units::size(report.plain_bytes),
             units::size(report.free_bytes),
             report.chunks,
+            match report.kept_chunks {
+                0 => String::new(),
+                kept => format!(", {kept} were on the disk"),
+            },
             time.as_secs_f64(),
             units::throughput(report.plain_bytes, time),
             stats.datagrams,
@@ -211,7 +351,7 @@ impl Cli {
             stats.forged,
         );
         let fields = json!({
-            "chunks": report.chunks, "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
+            "chunks": report.chunks, "kept_chunks": report.kept_chunks, "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
             "datagrams": stats.datagrams, "blocks": stats.blocks, "duplicates": stats.duplicates,
             "no_buffer": stats.no_buffer, "lost": stats.lost, "receive_drops": stats.receive_drops,
             "forged": stats.forged, "requests": stats.requests,
@@ -220,36 +360,108 @@ impl Cli {
     }
 }
 
-/// Waits for the first chunk of an image that has any.
+/// Waits for the first chunk, if any will come.
 fn first_chunk(
     inbox: &Inbox,
-    chunks: u32,
+    expected: usize,
     progress: &Progress,
-) -> Result<Option<(u32, Vec<u8>)>, Failure> {
-    if chunks == 0 {
+) -> Result<Option<Message>, Failure> {
+    if expected == 0 {
         return Ok(None);
     }
+    // How the images ended of which nothing is needed.
+    let mut ended = Vec::new();
     loop {
         match inbox.next(UNTOUCHED)? {
-            Message::Chunk { index, bytes } => return Ok(Some((index, bytes))),
             Message::Line(text) => progress.line(&format!("frisbee-client: {text}")),
-            // Nothing else can come before a chunk.
-            _ => {}
+            message @ Message::Chunk { .. } => {
+                inbox.early.borrow_mut().extend(ended);
+                return Ok(Some(message));
+            }
+            other => ended.push(other),
         }
     }
 }
 
-/// Feeds the pipeline until everything is on the disk.
-fn feed(
+/// Brings chunks from the receivers to the pipeline.
+struct Feed<'a> {
+    installer: &'a Installer,
+    image: &'a Image,
+    plan: &'a Plan,
+    releases: &'a [Releases],
+    inbox: &'a Inbox,
+    progress: &'a Progress,
+}
+
+impl Feed<'_> {
+    /// Feeds the pipeline until every receiver has delivered everything.
+    fn run(&self, first: Option<Message>) -> Result<ClientStats, Failure> {
+        let stopped = |_| Failure::new(Exit::Io, "writing failed");
+        if self.plan.uses.is_empty() {
+            for (index, secret) in self.image.contents.absent() {
+                let layout = secret.layout.clone();
+                self.installer.keep(index, layout).map_err(stopped)?;
+            }
+        }
+        let mut first = first;
+        let mut stats = None;
+        let mut ended = 0;
+        while ended < self.releases.len() {
+            let message = match first.take() {
+                Some(message) => message,
+                None => self.inbox.next(INCOMPLETE)?,
+            };
+            match message {
+                Message::Chunk {
+                    layer,
+                    index,
+                    bytes,
+                } => self.submit(layer, index, bytes).map_err(stopped)?,
+                Message::Received(layer, received) => {
+                    ended += 1;
+                    if layer == 0 {
+                        stats = Some(received);
+                    }
+                }
+                Message::Line(text) => self.progress.line(&format!("frisbee-client: {text}")),
+                Message::Refused { index, error } => return Err(refused(index, error)),
+                Message::WriteFailed => return Err(stopped(Stopped)),
+                Message::Manifest(..) | Message::Failed(_) => {}
+            }
+        }
+        Ok(stats.unwrap_or_default())
+    }
+
+    fn submit(&self, layer: usize, index: u32, bytes: Vec<u8>) -> Result<(), Stopped> {
+        let Some(layer) = layer.checked_sub(1) else {
+            return self.installer.submit(index, bytes);
+        };
+        let origin = Origin { layer, index };
+        match self.plan.uses.get(&origin) {
+            Some(&(index, plain_hash)) => self
+                .installer
+                .submit_from_base(index, bytes, origin, plain_hash),
+            None => {
+                // It was under way before the base's receiver knew what is needed.
+                if let Some(releases) = self.releases.get(layer + 1) {
+                    releases.release(index);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Ends the pipeline, well only if everything is on the disk.
+fn finish(
     installer: Installer,
-    first: Option<(u32, Vec<u8>)>,
-    chunks: u32,
+    fed: Result<ClientStats, Failure>,
+    image: &Image,
     inbox: &Inbox,
-    progress: &Progress,
 ) -> Result<(Report, ClientStats), Failure> {
-    match submit_all(&installer, first, inbox, progress) {
+    match fed {
         Ok(stats) => {
-            let report = installer.finish(chunks);
+            let report = installer.finish(&image.contents.manifest.entries);
             // A chunk that was refused at the very end says more than that it is missing.
             while let Ok(message) = inbox.messages.try_recv() {
                 if let Message::Refused { index, error } = message {
@@ -272,32 +484,8 @@ fn feed(
     }
 }
 
-fn submit_all(
-    installer: &Installer,
-    first: Option<(u32, Vec<u8>)>,
-    inbox: &Inbox,
-    progress: &Progress,
-) -> Result<ClientStats, Failure> {
-    let stopped = |_| Failure::new(Exit::Io, "writing failed");
-    if let Some((index, bytes)) = first {
-        installer.submit(index, bytes).map_err(stopped)?;
-    }
-    loop {
-        match inbox.next(INCOMPLETE)? {
-            Message::Chunk { index, bytes } => {
-                installer.submit(index, bytes).map_err(stopped)?;
-            }
-            Message::Received(stats) => return Ok(stats),
-            Message::Line(text) => progress.line(&format!("frisbee-client: {text}")),
-            Message::Refused { index, error } => return Err(refused(index, error)),
-            Message::WriteFailed => return Err(stopped(Stopped)),
-            Message::Manifest(_) | Message::Failed(_) => {}
-        }
-    }
-}
-
 /// The chunk is the one that the owner's manifest names, so no other copy of it would be better.
-fn refused(index: u32, error: chunkfmt::Error) -> Failure {
+fn refused(index: u32, error: Error) -> Failure {
     let failure = Failure::from(error);
     Failure::new(
         failure.exit,

@@ -13,7 +13,7 @@ use frisbee_udp::{
 use tokio::sync::mpsc as async_mpsc;
 use tokio::time::sleep_until;
 
-use crate::admission::{Accepted, Gate, Wanted};
+use crate::admission::{Accepted, Gate, Policy};
 use crate::patience::{Patience, Verdict};
 
 /// Time between two looks at the kernel's drop counter and at the progress made.
@@ -21,12 +21,17 @@ const HOUSEKEEPING: Duration = Duration::from_millis(500);
 
 /// What the main thread hears of, from this thread and from those of the pipeline.
 pub(crate) enum Message {
-    /// An image was accepted.
-    Manifest(Box<Accepted>),
-    /// A chunk that has the root which the manifest names.
-    Chunk { index: u32, bytes: Vec<u8> },
-    /// Everything has been delivered.
-    Received(ClientStats),
+    /// An image was accepted, the one of this layer.
+    Manifest(usize, Box<Accepted>),
+    /// A chunk that has the root which the manifest of its image names.
+    Chunk {
+        /// Which image: 0 is the one that is wanted, the others are its bases.
+        layer: usize,
+        index: u32,
+        bytes: Vec<u8>,
+    },
+    /// Everything of this layer's image has been delivered.
+    Received(usize, ClientStats),
     /// Something to tell the user.
     Line(String),
     /// The end, from the network's side.
@@ -41,7 +46,9 @@ pub(crate) enum Message {
 pub(crate) struct ReceiverOptions {
     pub(crate) group: Group,
     pub(crate) interface: Interface,
-    pub(crate) wanted: Wanted,
+    pub(crate) policy: Policy,
+    /// Which image it is for: 0 is the one that is wanted, the others are its bases.
+    pub(crate) layer: usize,
     /// Blocks that may be on their way between network and disk.
     pub(crate) credit_blocks: u32,
     pub(crate) timeout: Option<Duration>,
@@ -60,6 +67,8 @@ pub(crate) struct Releases(async_mpsc::UnboundedSender<Control>);
 enum Control {
     /// This chunk is on the disk.
     Release(u32),
+    /// Of these chunks only is anything needed.
+    Only(Vec<u32>),
     /// The main thread wants no more.
     Stop,
 }
@@ -69,6 +78,11 @@ impl Releases {
     pub(crate) fn release(&self, index: u32) {
         // A receiver that has everything has ended.
         let _ = self.0.send(Control::Release(index));
+    }
+
+    /// Only these chunks, sorted, need to be received.
+    pub(crate) fn only(&self, chunks: Vec<u32>) {
+        let _ = self.0.send(Control::Only(chunks));
     }
 }
 
@@ -101,8 +115,9 @@ impl Receiver {
             seed,
             ..ClientConfig::default()
         };
-        let gate = Gate::new(options.wanted, messages.clone());
+        let gate = Gate::new(options.policy, options.layer, messages.clone());
         let mut drive = Drive {
+            layer: options.layer,
             place: format!("{} on {}", options.group, options.interface),
             drops: socket.drop_counter(),
             socket,
@@ -145,6 +160,7 @@ impl Drop for Receiver {
 }
 
 struct Drive {
+    layer: usize,
     /// Group and interface, for messages.
     place: String,
     socket: ClientSocket,
@@ -206,6 +222,7 @@ impl Drive {
                     self.trouble(now, &format!("cannot receive: {error}"));
                 }
                 Wake::Control(Some(Control::Release(index))) => self.release(now, index),
+                Wake::Control(Some(Control::Only(chunks))) => self.skip_others(now, &chunks),
                 Wake::Control(Some(Control::Stop) | None) => return Ok(()),
                 Wake::Deadline => {}
             }
@@ -226,13 +243,21 @@ impl Drive {
                     }
                 }
                 ClientOutput::Object { object, bytes } => {
-                    let index = object.saturating_sub(1);
+                    let place = usize::try_from(object).unwrap_or(0).saturating_sub(1);
+                    let chunks = &self.client.admission().chunks;
+                    let index = chunks.get(place).copied().unwrap_or(u32::MAX);
                     self.delivered = self.delivered.saturating_add(1);
-                    let _ = self.messages.send(Message::Chunk { index, bytes });
+                    let layer = self.layer;
+                    let _ = self.messages.send(Message::Chunk {
+                        layer,
+                        index,
+                        bytes,
+                    });
                 }
                 ClientOutput::Event(Event::Finished) => {
                     self.note_drops();
-                    let _ = self.messages.send(Message::Received(*self.client.stats()));
+                    let received = Message::Received(self.layer, *self.client.stats());
+                    let _ = self.messages.send(received);
                     return Ok(Next::End);
                 }
                 ClientOutput::Event(Event::ManifestRefused) => {
@@ -258,8 +283,21 @@ impl Drive {
     }
 
     fn release(&mut self, now: Instant, index: u32) {
-        self.delivered = self.delivered.saturating_sub(1);
-        self.client.release(now, index.saturating_add(1));
+        let place = self.client.admission().chunks.binary_search(&index);
+        let object = place.ok().and_then(|place| u32::try_from(place + 1).ok());
+        if let Some(object) = object {
+            self.delivered = self.delivered.saturating_sub(1);
+            self.client.release(now, object);
+        }
+    }
+
+    fn skip_others(&mut self, now: Instant, needed: &[u32]) {
+        let chunks = self.client.admission().chunks.clone();
+        for (object, chunk) in (1..).zip(chunks) {
+            if needed.binary_search(&chunk).is_err() {
+                self.client.skip(now, object);
+            }
+        }
     }
 
     fn keep_house(&mut self, now: Instant) -> Result<(), Failure> {

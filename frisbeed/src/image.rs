@@ -15,6 +15,8 @@ pub(crate) struct ImageFile {
     file: File,
     index: ImageIndex,
     head: Box<[u8; BLOCK_SIZE]>,
+    /// The chunk that each object is, object 0 left out: a delta does not have them all.
+    chunks: Vec<u32>,
 }
 
 impl ImageFile {
@@ -31,7 +33,13 @@ impl ImageFile {
                     "the manifest's head is not one block",
                 ))
             })?;
-        Ok(Self { file, index, head })
+        let chunks = index.manifest.present().map(|(index, _)| index).collect();
+        Ok(Self {
+            file,
+            index,
+            head,
+            chunks,
+        })
     }
 
     pub(crate) fn index(&self) -> &ImageIndex {
@@ -53,7 +61,7 @@ impl ImageFile {
             blocks: manifest.head.object_blocks,
             root: manifest.head.object_root,
         };
-        let chunks = manifest.entries.iter().map(|entry| ObjectInfo {
+        let chunks = manifest.present().map(|(_, entry)| ObjectInfo {
             blocks: entry.blocks,
             root: entry.root,
         });
@@ -64,13 +72,17 @@ impl ImageFile {
         }
     }
 
-    /// Reads and hashes one object: 0 is the manifest object, `i + 1` is chunk `i`.
+    /// Reads and hashes one object: 0 is the manifest object, `i + 1` is the chunk at place `i` of those that the
+    /// image has.
     ///
     /// Nothing says that the bytes are still those that the manifest names; their root does.
     pub(crate) fn load(&self, object: u32) -> io::Result<Loaded> {
         let bytes = match object.checked_sub(1) {
             None => self.index.manifest_object.clone(),
-            Some(chunk) => {
+            Some(place) => {
+                let chunk = usize::try_from(place).ok();
+                let chunk = chunk.and_then(|place| self.chunks.get(place));
+                let chunk = *chunk.ok_or(io::ErrorKind::NotFound)?;
                 let (offset, length) = self.index.chunk(chunk).ok_or(io::ErrorKind::NotFound)?;
                 let mut bytes = vec![0; length];
                 self.file.read_exact_at(&mut bytes, offset)?;

@@ -8,6 +8,7 @@ use chunkfmt::tree::Cv;
 use chunkfmt::{ChunkEntry, Context, Error as FormatError, Layout, Opener, Part, PlainHash};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::contents::Origin;
 use crate::target::Disk;
 use crate::{Error, Target};
 
@@ -96,8 +97,7 @@ enum Source {
     Own,
     /// A chunk of a base, which must have the plain hash that the image names.
     Base {
-        layer: usize,
-        index: u32,
+        origin: Origin,
         plain_hash: PlainHash,
     },
     /// On the disk already; only its free space is still to be cleared.
@@ -235,8 +235,7 @@ impl Installer {
         self.send(index, chunk, Source::Own)
     }
 
-    /// Hands over a chunk of base `layer` with index `base_index` there, for a chunk that a delta leaves out and to
-    /// which it gives this plain hash.
+    /// Hands over a chunk of a base, for a chunk that a delta leaves out and to which it gives this plain hash.
     ///
     /// # Errors
     /// [`Stopped`] if writing has failed.
@@ -244,14 +243,10 @@ impl Installer {
         &self,
         index: u32,
         chunk: Vec<u8>,
-        (layer, base_index): (usize, u32),
+        origin: Origin,
         plain_hash: PlainHash,
     ) -> Result<(), Stopped> {
-        let source = Source::Base {
-            layer,
-            index: base_index,
-            plain_hash,
-        };
+        let source = Source::Base { origin, plain_hash };
         self.send(index, chunk, source)
     }
 
@@ -393,15 +388,11 @@ impl OpenStage {
                         .open(job.index, &mut job.bytes, self.window, layout, data)?;
                 Ok(Proof::Root(verified.root))
             }
-            Source::Base {
-                layer,
-                index,
-                plain_hash,
-            } => {
+            Source::Base { origin, plain_hash } => {
                 let part = Part::Chunk(job.index);
                 let missing = FormatError::NotInManifest { part };
-                let opener = self.bases.get_mut(*layer).ok_or(missing)?;
-                opener.open(*index, &mut job.bytes, self.window, layout, data)?;
+                let opener = self.bases.get_mut(origin.layer).ok_or(missing)?;
+                opener.open(origin.index, &mut job.bytes, self.window, layout, data)?;
                 match self.context.plain_hash(layout, data)? == *plain_hash {
                     true => Ok(Proof::PlainHash),
                     false => Err(FormatError::PlainHash { part }),

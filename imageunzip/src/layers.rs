@@ -1,13 +1,14 @@
-//! A delta and the images that it is relative to: where each chunk of the disk comes from.
+//! The image files that a delta is relative to.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use chunkfmt::{ChunkSecret, ContentKey, Context, Error, ImageHeader, ImageIndex, Layout, Trust};
+use chunkfmt::{ContentKey, Context, Error, ImageHeader, ImageIndex, Layout, Trust};
 use frisbee_cli::{Exit, Failure, Interrupt};
 
+use crate::contents::{Contents, Origin, origin};
 use crate::source::check_file;
 
 /// An image that a delta, or another base, leaves chunks to.
@@ -16,7 +17,7 @@ pub(crate) struct Base {
     file: File,
     index: ImageIndex,
     context: Arc<Context>,
-    secrets: Vec<ChunkSecret>,
+    contents: Contents,
 }
 
 impl Base {
@@ -25,45 +26,26 @@ impl Base {
         let name = path.display().to_string();
         let named = |failure: Failure| failure.context(&name);
         let mut file = File::open(path).map_err(|error| named(Failure::new(Exit::Input, error)))?;
-        let read = || -> Result<_, Error> {
+        let mut read = || -> Result<_, Error> {
             let index = ImageIndex::read(&mut file, Some(trust))?;
             let context = Context::new(&index.manifest_object, trust, keys)?;
-            let secrets = context.secrets(&index.manifest)?;
-            Ok((index, context, secrets))
+            let contents = Contents::new(&context, index.manifest.clone())?;
+            Ok((index, context, contents))
         };
-        let (index, context, secrets) = { read }().map_err(|error| named(error.into()))?;
+        let (index, context, contents) = read().map_err(|error| named(error.into()))?;
         Ok(Self {
             file,
             index,
             context: Arc::new(context),
-            secrets,
+            contents,
             name,
         })
-    }
-
-    /// The chunk with exactly this layout.
-    fn find(&self, layout: &Layout) -> Option<u32> {
-        let place = self
-            .secrets
-            .binary_search_by_key(&layout.span.first, |secret| secret.layout.span.first)
-            .ok()?;
-        let same = self.secrets.get(place)?.layout == *layout;
-        u32::try_from(place).ok().filter(|_| same)
     }
 }
 
 /// The bases of a delta, the nearest first; none for an image that stands alone.
 #[derive(Default)]
 pub(crate) struct Layers(Vec<Base>);
-
-/// A chunk of a base.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
-    /// Which base, 0 is the nearest.
-    pub(crate) layer: usize,
-    /// The chunk's index there.
-    pub(crate) index: u32,
-}
 
 impl Layers {
     /// Puts `bases` into the order in which the image with this `header` names them.
@@ -75,35 +57,16 @@ impl Layers {
         let mut wanted = header.base;
         while let Some(base) = wanted {
             let (uuid, epoch) = (base.uuid, base.epoch);
-            let Some(place) = bases
+            let place = bases
                 .iter()
-                .position(|found| found.index.header.uuid() == uuid)
-            else {
-                if let [other, ..] = &bases[..] {
-                    let field = "UUID";
-                    let error = Error::WrongBase { field, uuid, epoch };
-                    return Err(Failure::from(error).context(&other.name));
-                }
+                .position(|found| found.index.header.uuid() == uuid);
+            if bases.is_empty() {
                 return Err(Error::BaseMissing { uuid, epoch }.into());
-            };
-            let found = bases.swap_remove(place);
-            let field = if found.index.header.epoch() != epoch {
-                Some("epoch")
-            } else if found.index.manifest.digest != base.manifest {
-                Some("manifest digest")
-            } else if (
-                found.index.header.disk_sectors,
-                found.index.header.sector_size,
-            ) != (header.disk_sectors, header.sector_size)
-            {
-                Some("disk size")
-            } else {
-                None
-            };
-            if let Some(field) = field {
-                let error = Error::WrongBase { field, uuid, epoch };
-                return Err(Failure::from(error).context(&found.name));
             }
+            // Without the right one, any of the wrong ones says best what is wrong.
+            let found = bases.swap_remove(place.unwrap_or(0));
+            base.check(header, &found.index.header, &found.index.manifest.digest)
+                .map_err(|error| Failure::from(error).context(&found.name))?;
             wanted = found.index.header.base;
             layers.push(found);
         }
@@ -148,26 +111,8 @@ impl Layers {
     }
 
     /// Where a chunk that a delta leaves out is.
-    ///
-    /// # Errors
-    /// [`Error::WrongBase`] if no base has it, although the manifests fit each other.
-    pub(crate) fn find(&self, layout: &Layout, header: &ImageHeader) -> Result<Origin, Error> {
-        for (layer, base) in self.0.iter().enumerate() {
-            let Some(index) = base.find(layout) else {
-                break;
-            };
-            if base.index.chunk(index).is_some() {
-                return Ok(Origin { layer, index });
-            }
-        }
-        let (uuid, epoch) = header
-            .base
-            .map_or_else(Default::default, |base| (base.uuid, base.epoch));
-        Err(Error::WrongBase {
-            field: "division into chunks",
-            uuid,
-            epoch,
-        })
+    pub(crate) fn find(&self, layout: &Layout, context: &Context) -> Result<Origin, Error> {
+        origin(self.0.iter().map(|base| &base.contents), layout, context)
     }
 
     /// Reads a chunk of a base into `chunk`.

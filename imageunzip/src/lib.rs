@@ -6,6 +6,7 @@
 //! written last.
 
 mod compare;
+mod contents;
 pub mod dump;
 mod edges;
 mod error;
@@ -16,6 +17,7 @@ mod target;
 pub mod unzip;
 mod verify;
 
+pub use contents::{Contents, Origin, origin};
 pub use error::Error;
 pub use install::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped};
 pub use target::{Candidate, Target};

@@ -4,14 +4,14 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chunkfmt::{ChunkSecret, ContentKey, Context, ImageReader, Manifest, Trust};
+use chunkfmt::{ContentKey, Context, ImageReader, Manifest, Trust};
 use clap::{Parser, ValueEnum};
 use frisbee_cli::policy::{KeyOptions, TrustOptions, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
-use crate::compare::differing;
+use crate::contents::Contents;
 use crate::layers::{Base, Layers};
 use crate::source::{Source, check_file, read_all};
 use crate::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped, Target};
@@ -82,12 +82,6 @@ pub struct Cli {
     target: PathBuf,
 }
 
-/// What is known of an image before the first write.
-struct Checked {
-    manifest: Manifest,
-    secrets: Vec<ChunkSecret>,
-}
-
 impl Cli {
     /// Installs the image.
     ///
@@ -152,23 +146,24 @@ impl Cli {
             target.refuse_same_file(file)?;
             let manifest =
                 check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
-            let secrets = context
-                .secrets(&manifest)
-                .map_err(|error| named(error.into()))?;
+            let contents =
+                Contents::new(&context, manifest).map_err(|error| named(error.into()))?;
             reader = source
                 .reader(trust, interrupt)
                 .map_err(|error| named(error.into()))?;
             if reader.header_bytes() != header_bytes {
                 return Err(named(Failure::new(Exit::Input, CHANGED)));
             }
-            checked = Some(Checked { manifest, secrets });
+            checked = Some(contents);
         }
         if header.base.is_some() && layers.is_empty() {
-            let Some(checked) = &checked else {
+            let Some(contents) = &checked else {
                 let message = "is a delta: from a pipe it is installed with --base only";
                 return Err(named(Failure::new(Exit::Usage, message)));
             };
-            hold_base(&mut target, &context, checked, options.threads, interrupt).map_err(named)?;
+            contents
+                .hold_on(&mut target, &context, options.threads, interrupt)
+                .map_err(named)?;
         }
         if target.holds_data() {
             let what = format!(
@@ -209,67 +204,6 @@ impl Cli {
     }
 }
 
-/// Checks that a disk holds what a delta leaves out, and keeps what of it would be wiped.
-fn hold_base(
-    target: &mut Target,
-    context: &Context,
-    checked: &Checked,
-    threads: usize,
-    interrupt: &Interrupt,
-) -> Result<(), Failure> {
-    let header = context.header();
-    let absent: Vec<u32> = checked.absent().collect();
-    let Some(disk) = target.existing() else {
-        let (uuid, epoch) = header
-            .base
-            .map_or_else(Default::default, |base| (base.uuid, base.epoch));
-        return Err(chunkfmt::Error::BaseMissing { uuid, epoch }.into());
-    };
-    let wrong = differing(
-        disk,
-        context,
-        &checked.secrets,
-        &absent,
-        threads,
-        interrupt,
-        &|_| {},
-    )?;
-    if let Some(first) = wrong.first().and_then(|&index| checked.secret(index)) {
-        let message = format!(
-            "{} does not hold the base of this delta: {} of {} chunks differ, the first at sector {}: name the base with --base",
-            target.path().display(),
-            wrong.len(),
-            absent.len(),
-            first.layout.span.first,
-        );
-        return Err(Failure::new(Exit::Verification, message));
-    }
-    let held = absent.iter().filter_map(|&index| checked.secret(index));
-    target.retain(held.map(|secret| &secret.layout))?;
-    Ok(())
-}
-
-impl Checked {
-    fn secret(&self, index: u32) -> Option<&ChunkSecret> {
-        self.secrets.get(usize::try_from(index).ok()?)
-    }
-
-    /// The chunks that the image leaves out.
-    fn absent(&self) -> impl Iterator<Item = u32> {
-        let entries = (0..).zip(&self.manifest.entries);
-        entries.filter_map(|(index, entry)| (!entry.is_present()).then_some(index))
-    }
-
-    /// Bytes of disk data that will be written.
-    fn plain_bytes(&self, with_bases: bool, sector_size: u32) -> u64 {
-        let left_out = self.absent().filter_map(|index| self.secret(index));
-        let left_out: u64 = left_out
-            .map(|secret| secret.layout.data_sectors() * u64::from(sector_size))
-            .sum();
-        self.manifest.head.plain_bytes + if with_bases { left_out } else { 0 }
-    }
-}
-
 /// An installation that nothing stands against any more.
 struct Installation<'a, R> {
     cli: &'a Cli,
@@ -278,7 +212,7 @@ struct Installation<'a, R> {
     layers: Layers,
     target: Target,
     /// `None` for an image from a pipe.
-    checked: Option<Checked>,
+    checked: Option<Contents>,
     reader: ImageReader<R>,
     interrupt: &'a Interrupt,
 }
@@ -291,10 +225,15 @@ impl<R: Read> Installation<'_, R> {
         } else {
             Events::Off
         };
-        let with_bases = !self.layers.is_empty();
         let total = self.checked.as_ref().map_or_else(
             || header.disk_bytes(),
-            |checked| checked.plain_bytes(with_bases, header.sector_size),
+            |contents| {
+                let from_bases = match self.layers.is_empty() {
+                    true => 0,
+                    false => contents.absent_bytes(header.sector_size),
+                };
+                contents.manifest.head.plain_bytes + from_bases
+            },
         );
         let target = self.cli.target.display().to_string();
         let fields = json!({
@@ -399,30 +338,23 @@ impl<R: Read> Installation<'_, R> {
                 },
             )?;
             // The end of a pipe is the first place where its manifest can be judged.
-            let found = Checked {
-                secrets: context.secrets(&manifest)?,
-                manifest,
-            };
+            let found = Contents::new(&context, manifest)?;
             if checked.is_some_and(|checked| checked.manifest.head != found.manifest.head) {
                 return Err(Failure::new(Exit::Input, CHANGED));
             }
-            for index in found.absent() {
+            for (index, secret) in found.absent() {
                 check()?;
-                let Some(secret) = found.secret(index) else {
-                    continue;
-                };
                 if layers.is_empty() {
                     installer
                         .keep(index, secret.layout.clone())
                         .map_err(stopped)?;
                     continue;
                 }
-                let origin = layers.find(&secret.layout, context.header())?;
+                let origin = layers.find(&secret.layout, &context)?;
                 let mut chunk = installer.buffer();
                 layers.read(origin, &mut chunk)?;
-                let place = (origin.layer, origin.index);
                 installer
-                    .submit_from_base(index, chunk, place, secret.plain_hash)
+                    .submit_from_base(index, chunk, origin, secret.plain_hash)
                     .map_err(stopped)?;
             }
             Ok(found.manifest)
