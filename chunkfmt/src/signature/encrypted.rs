@@ -14,46 +14,54 @@ const SCRYPT_MEMORY_MAX: u64 = 1 << 30;
 /// Most bytes that scrypt may fill in all, one run after the other: some seconds.
 const SCRYPT_WORK_MAX: u64 = 4 << 30;
 
-/// Decrypts an `EncryptedPrivateKeyInfo`. What the key file asks for is bounded in time and memory.
-///
-/// # Errors
-/// [`Error::BadKey`], [`Error::WrongPassphrase`]
-pub(super) fn decrypt(der: &[u8], passphrase: &[u8]) -> Result<SecretDocument, Error> {
-    let info = EncryptedPrivateKeyInfoRef::try_from(der)
-        .map_err(|_| bad(PRIVATE, "damaged, or encrypted in a way that is not known: convert it with openssl pkcs8 -topk8"))?;
-    let EncryptionScheme::Pbes2(parameters) = &info.encryption_algorithm else {
-        return Err(bad(
-            PRIVATE,
-            "it is encrypted in an old way (PBES1), which is weak: convert it with openssl pkcs8 -topk8",
-        ));
-    };
-    let too_costly = match &parameters.kdf {
-        Kdf::Pbkdf2(kdf) => kdf.iteration_count > ITERATIONS_MAX,
-        Kdf::Scrypt(kdf) => {
-            let memory = kdf
-                .cost_parameter
-                .saturating_mul(u64::from(kdf.block_size))
-                .saturating_mul(128);
-            let work = memory.saturating_mul(u64::from(kdf.parallelization));
-            memory > SCRYPT_MEMORY_MAX || work > SCRYPT_WORK_MAX
+const OTHER: &str =
+    "damaged, or encrypted in a way that is not known: convert it with openssl pkcs8 -topk8";
+
+/// An `EncryptedPrivateKeyInfo` that can be decrypted. What it asks for is bounded in time and memory.
+pub(super) struct LockedKey<'a>(EncryptedPrivateKeyInfoRef<'a>);
+
+impl<'a> LockedKey<'a> {
+    /// # Errors
+    /// [`Error::BadKey`]
+    pub(super) fn from_der(der: &'a [u8]) -> Result<Self, Error> {
+        let info = EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| bad(PRIVATE, OTHER))?;
+        let EncryptionScheme::Pbes2(parameters) = &info.encryption_algorithm else {
+            return Err(bad(
+                PRIVATE,
+                "it is encrypted in an old way (PBES1), which is weak: convert it with openssl pkcs8 -topk8",
+            ));
+        };
+        let too_costly = match &parameters.kdf {
+            Kdf::Pbkdf2(kdf) => kdf.iteration_count > ITERATIONS_MAX,
+            Kdf::Scrypt(kdf) => {
+                let memory = kdf
+                    .cost_parameter
+                    .saturating_mul(u64::from(kdf.block_size))
+                    .saturating_mul(128);
+                let work = memory.saturating_mul(u64::from(kdf.parallelization));
+                memory > SCRYPT_MEMORY_MAX || work > SCRYPT_WORK_MAX
+            }
+            // What the library may learn to read one day has no bounds here yet.
+            _ => true,
+        };
+        match too_costly {
+            true => Err(bad(
+                PRIVATE,
+                "its passphrase would take minutes or gigabytes to check: convert it with openssl pkcs8 -topk8",
+            )),
+            false => Ok(Self(info)),
         }
-        // What the library may learn to read one day has no bounds here yet.
-        _ => true,
-    };
-    if too_costly {
-        return Err(bad(
-            PRIVATE,
-            "its passphrase would take minutes or gigabytes to check: convert it with openssl pkcs8 -topk8",
-        ));
     }
-    info.decrypt(passphrase).map_err(|error| match error {
-        pkcs8::Error::EncryptedPrivateKey(
-            pkcs8::pkcs5::Error::UnsupportedAlgorithm { .. }
-            | pkcs8::pkcs5::Error::AlgorithmParametersInvalid { .. },
-        ) => bad(
-            PRIVATE,
-            "it is encrypted in a way that is not known: convert it with openssl pkcs8 -topk8",
-        ),
-        _ => Error::WrongPassphrase,
-    })
+
+    /// # Errors
+    /// [`Error::WrongPassphrase`], [`Error::BadKey`]
+    pub(super) fn decrypt(&self, passphrase: &[u8]) -> Result<SecretDocument, Error> {
+        use pkcs8::pkcs5::Error as Pkcs5;
+        self.0.decrypt(passphrase).map_err(|error| match error {
+            pkcs8::Error::EncryptedPrivateKey(
+                Pkcs5::UnsupportedAlgorithm { .. } | Pkcs5::AlgorithmParametersInvalid { .. },
+            ) => bad(PRIVATE, OTHER),
+            _ => Error::WrongPassphrase,
+        })
+    }
 }

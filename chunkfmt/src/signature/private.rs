@@ -79,8 +79,8 @@ impl SigningKey {
             "PRIVATE KEY" => Self::from_pkcs8(&file.der),
             "RSA PRIVATE KEY" => Self::from_pkcs1(&file.der),
             "ENCRYPTED PRIVATE KEY" => {
-                let passphrase = passphrase.ok_or(Error::PassphraseMissing)?;
-                let document = encrypted::decrypt(&file.der, passphrase)?;
+                let locked = encrypted::LockedKey::from_der(&file.der)?;
+                let document = locked.decrypt(passphrase.ok_or(Error::PassphraseMissing)?)?;
                 // Padding and the outermost length can be right by chance.
                 if PrivateKeyInfoRef::try_from(document.as_bytes()).is_err() {
                     return Err(Error::WrongPassphrase);
