@@ -137,7 +137,7 @@ impl ImageKeys {
 
 /// One key of one cipher. Each number is used for one message only.
 pub(crate) enum BodyCipher {
-    Aead(LessSafeKey),
+    Aead(Box<LessSafeKey>),
     /// The key that each message's own keys are derived from.
     Blowfish(Zeroizing<[u8; 32]>),
 }
@@ -175,7 +175,7 @@ impl BodyCipher {
             expected: "a usable cipher key",
             detail: cipher.name().into(),
         })?;
-        Ok(Some(Self::Aead(LessSafeKey::new(key))))
+        Ok(Some(Self::Aead(Box::new(LessSafeKey::new(key)))))
     }
 
     fn nonce(number: u32) -> Nonce {

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use agekey::Identity;
 use chunkfmt::{ContentKey, Error, ImageHeader, ManifestHead, Suite, Trust};
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
-use crate::{Failure, keys};
+use crate::{Exit, Failure, keys};
 
 /// Suites on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,6 +54,10 @@ pub struct KeyOptions {
     /// Content key of an encrypted image; may be repeated, the right one is found
     #[arg(short, long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
+    /// Identity that opens the content key wrapped in the image: a file of age-keygen or an ed25519 key of ssh; may be
+    /// repeated
+    #[arg(long, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
 }
 
 impl KeyOptions {
@@ -60,11 +65,51 @@ impl KeyOptions {
     ///
     /// # Errors
     /// If a key cannot be read.
-    pub fn load(&self) -> Result<Vec<ContentKey>, Failure> {
-        self.key
-            .iter()
-            .map(|path| keys::load_content_key(path))
-            .collect()
+    pub fn load(&self) -> Result<Keys, Failure> {
+        let load = |path: &PathBuf| keys::load_content_key(path);
+        let mut identities = Vec::new();
+        for path in &self.identity {
+            identities.extend(keys::load_identities(path)?);
+        }
+        Ok(Keys {
+            content: self.key.iter().map(load).collect::<Result<_, _>>()?,
+            identities,
+        })
+    }
+}
+
+/// Content keys, and what opens the wrapped ones.
+#[derive(Default)]
+pub struct Keys {
+    content: Vec<ContentKey>,
+    identities: Vec<Identity>,
+}
+
+impl Keys {
+    /// The content keys for the image that begins with these bytes, its wrapped one among them. They are unwrapped
+    /// before the header's signature is checked: whoever forged them gave away what he put in.
+    ///
+    /// # Errors
+    /// What is wrong with the header or the wrapped keys, or that no identity opens them and there is no other key.
+    pub fn for_image(&self, header_bytes: &[u8]) -> Result<Vec<ContentKey>, Failure> {
+        let mut found = self.content.clone();
+        if self.identities.is_empty() {
+            return Ok(found);
+        }
+        let header = ImageHeader::parse(header_bytes)?;
+        let wrapped = header.wrapped_keys();
+        if wrapped.is_empty() {
+            return Ok(found);
+        }
+        match agekey::unwrap(wrapped, &self.identities) {
+            Ok(text) => found.push(ContentKey::from_hex(&text)?),
+            Err(error) if found.is_empty() => {
+                let message = format!("the wrapped content key: {error}");
+                return Err(Failure::new(Exit::Verification, message));
+            }
+            Err(_) => {}
+        }
+        Ok(found)
     }
 }
 

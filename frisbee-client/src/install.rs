@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use chunkfmt::{ContentKey, Context, Error, PlainHash, Trust};
-use frisbee_cli::policy::Wanted;
+use chunkfmt::{Context, Error, PlainHash, Trust};
+use frisbee_cli::policy::{Keys, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
 use frisbee_proto::ClientStats;
@@ -34,8 +34,9 @@ struct Image {
 }
 
 impl Image {
-    fn new(accepted: Accepted, trust: &Trust, keys: &[ContentKey]) -> Result<Self, Error> {
-        let context = Context::new(&accepted.header, trust, keys)?;
+    fn new(accepted: Accepted, trust: &Trust, keys: &Keys) -> Result<Self, Failure> {
+        let keys = keys.for_image(&accepted.header)?;
+        let context = Context::new(&accepted.header, trust, &keys)?;
         let contents = Contents::new(&context, accepted.manifest)?;
         Ok(Self {
             context: Arc::new(context),

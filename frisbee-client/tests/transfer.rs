@@ -85,7 +85,8 @@ fn images_that_are_not_wanted_leave_the_target_alone() {
     let with =
         |arguments: &[&'static str]| lab.client(&[&key[..], arguments].concat(), "target.img");
     with(&["--trust", "@stranger.pub"]).assert_failed(4, "is not trusted");
-    with(&["--trust", "@owner.pub", "--min-epoch", "8"]).assert_failed(4, "has epoch 7, but 8 or later");
+    with(&["--trust", "@owner.pub", "--min-epoch", "8"])
+        .assert_failed(4, "has epoch 7, but 8 or later");
     let uuid = "00000000-0000-4000-8000-000000000000";
     with(&["--trust", "@owner.pub", "--uuid", uuid]).assert_failed(4, "is asked for");
     let wrong_key = [

@@ -7,11 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use chunkfmt::tree::Cv;
 use chunkfmt::{
-    BLOCK_SIZE, ContentKey, Context, ImageHeader, Layout, ManifestHead, Opener, Region, Span,
-    Trust, check_roots,
+    BLOCK_SIZE, Context, ImageHeader, Layout, ManifestHead, Opener, Region, Span, Trust,
+    check_roots,
 };
 use clap::Parser;
-use frisbee_cli::policy::{KeyOptions, TrustOptions};
+use frisbee_cli::policy::{KeyOptions, Keys, TrustOptions};
 use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
 use serde_json::{Value, json};
 
@@ -101,11 +101,12 @@ impl Cli {
         &self,
         source: &Source,
         trust: &Trust,
-        keys: &[ContentKey],
+        keys: &Keys,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let mut reader = source.reader(trust, interrupt)?;
-        let context = Arc::new(Context::without_key(reader.header_bytes(), trust, keys)?);
+        let keys = keys.for_image(reader.header_bytes())?;
+        let context = Arc::new(Context::without_key(reader.header_bytes(), trust, &keys)?);
         let header = context.header().clone();
         let readable = !keys.is_empty() || header.cipher() == chunkfmt::Cipher::None;
         let mut opener = if readable {

@@ -5,11 +5,22 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use chunkfmt::{ContentKey, Context, Error, ImageHeader, ImageIndex, Layout, Trust};
+use chunkfmt::{Context, Error, ImageHeader, ImageIndex, Layout, Trust};
+use frisbee_cli::policy::Keys;
 use frisbee_cli::{Exit, Failure, Interrupt};
 
 use crate::contents::{Contents, Origin, origin};
 use crate::source::check_file;
+
+/// Verifies the header of an image and finds its key.
+pub(crate) fn context_of(
+    header_bytes: &[u8],
+    trust: &Trust,
+    keys: &Keys,
+) -> Result<Context, Failure> {
+    let keys = keys.for_image(header_bytes)?;
+    Ok(Context::new(header_bytes, trust, &keys)?)
+}
 
 /// An image that a delta, or another base, leaves chunks to.
 pub(crate) struct Base {
@@ -22,17 +33,17 @@ pub(crate) struct Base {
 
 impl Base {
     /// Opens an image file and checks its header and manifest, not yet its chunks.
-    pub(crate) fn open(path: &Path, trust: &Trust, keys: &[ContentKey]) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path, trust: &Trust, keys: &Keys) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let named = |failure: Failure| failure.context(&name);
         let mut file = File::open(path).map_err(|error| named(Failure::new(Exit::Input, error)))?;
-        let mut read = || -> Result<_, Error> {
+        let mut read = || -> Result<_, Failure> {
             let index = ImageIndex::read(&mut file, Some(trust))?;
-            let context = Context::new(&index.manifest_object, trust, keys)?;
+            let context = context_of(&index.manifest_object, trust, keys)?;
             let contents = Contents::new(&context, index.manifest.clone())?;
             Ok((index, context, contents))
         };
-        let (index, context, contents) = read().map_err(|error| named(error.into()))?;
+        let (index, context, contents) = read().map_err(named)?;
         Ok(Self {
             file,
             index,

@@ -4,15 +4,15 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chunkfmt::{ContentKey, Context, ImageReader, Manifest, Trust};
+use chunkfmt::{Context, ImageReader, Manifest, Trust};
 use clap::{Parser, ValueEnum};
-use frisbee_cli::policy::{KeyOptions, TrustOptions, Wanted};
+use frisbee_cli::policy::{KeyOptions, Keys, TrustOptions, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
 use crate::contents::Contents;
-use crate::layers::{Base, Layers};
+use crate::layers::{Base, Layers, context_of};
 use crate::source::{Source, check_file, read_all};
 use crate::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped, Target};
 
@@ -116,7 +116,7 @@ impl Cli {
         &'a self,
         source: &'a Source,
         trust: &Trust,
-        keys: &[ContentKey],
+        keys: &Keys,
         interrupt: &'a Interrupt,
     ) -> Result<Installation<'a, impl Read + use<'a>>, Failure> {
         let name = source.name();
@@ -126,8 +126,7 @@ impl Cli {
             .reader(trust, interrupt)
             .map_err(|error| named(error.into()))?;
         let header_bytes = reader.header_bytes().to_vec();
-        let context =
-            Context::new(&header_bytes, trust, keys).map_err(|error| named(error.into()))?;
+        let context = context_of(&header_bytes, trust, keys).map_err(named)?;
         let header = context.header();
         self.wanted
             .check(header)
@@ -186,12 +185,7 @@ impl Cli {
         })
     }
 
-    fn layers(
-        &self,
-        context: &Context,
-        trust: &Trust,
-        keys: &[ContentKey],
-    ) -> Result<Layers, Failure> {
+    fn layers(&self, context: &Context, trust: &Trust, keys: &Keys) -> Result<Layers, Failure> {
         if self.base.is_empty() {
             return Ok(Layers::default());
         }

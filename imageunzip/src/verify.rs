@@ -11,14 +11,15 @@ use std::time::Instant;
 
 use chunkfmt::parity::ParityEncoder;
 use chunkfmt::{
-    ChunkEntry, Cipher, ContentKey, Context, Error, ImageIndex, Layout, Manifest, Opener, Part,
-    Trust,
+    ChunkEntry, Cipher, Context, Error, ImageIndex, Layout, Manifest, Opener, Part, Trust,
 };
+use frisbee_cli::policy::Keys;
 use frisbee_cli::{Exit, Failure, Interrupt, units};
 use serde_json::json;
 
 use crate::compare::{differing, read_regions};
 use crate::dump::{Cli, print};
+use crate::layers::context_of;
 use crate::source::{Source, check_chunk, each_chunk};
 
 impl Cli {
@@ -34,12 +35,13 @@ impl Cli {
         &self,
         source: &Source,
         trust: &Trust,
-        keys: &[ContentKey],
+        keys: &Keys,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let start = Instant::now();
         let (mut file, index) = open(source, trust)?;
-        let context = Arc::new(Context::without_key(&index.manifest_object, trust, keys)?);
+        let keys = keys.for_image(&index.manifest_object)?;
+        let context = Arc::new(Context::without_key(&index.manifest_object, trust, &keys)?);
         let readable = context.header().cipher() == Cipher::None || !keys.is_empty();
         if self.deep && !readable {
             return Err(Error::KeyMissing.into());
@@ -140,11 +142,11 @@ impl Cli {
         source: &Source,
         disk_path: &Path,
         trust: &Trust,
-        keys: &[ContentKey],
+        keys: &Keys,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let (file, index) = open(source, trust)?;
-        let context = Arc::new(Context::new(&index.manifest_object, trust, keys)?);
+        let context = Arc::new(context_of(&index.manifest_object, trust, keys)?);
         let header = context.header();
         let secrets = context.secrets(&index.manifest)?;
         let disk_name = disk_path.display().to_string();
