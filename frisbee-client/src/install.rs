@@ -137,7 +137,7 @@ impl Cli {
             inbox,
             sender,
         };
-        self.install(image, &bases, candidate, &room)
+        self.install(&image, &bases, candidate, &room)
     }
 
     fn receive(
@@ -220,12 +220,12 @@ impl Cli {
     /// Installs the accepted image; until the target has passed its checks, chunks wait in the inbox.
     fn install(
         &self,
-        image: Image,
+        image: &Image,
         bases: &[Image],
         candidate: Candidate,
         room: &Room,
     ) -> Result<(), Failure> {
-        let Image { context, contents } = &image;
+        let Image { context, contents } = image;
         let header = context.header();
         let inbox = &room.inbox;
         if !context.is_verified() {
@@ -242,7 +242,7 @@ impl Cli {
         if let Some(threads) = self.threads {
             options.threads = threads.into();
         }
-        let plan = Plan::new(&image, bases)?;
+        let plan = Plan::new(image, bases)?;
         let mut target = candidate.fit(header)?;
         let held = header.base.is_some() && bases.is_empty();
         if held {
@@ -303,14 +303,14 @@ impl Cli {
             let installer = Installer::start(context, &bases, target, &options, observer)?;
             let feed = Feed {
                 installer: &installer,
-                image: &image,
+                image,
                 plan: &plan,
                 releases: &releases,
                 inbox,
                 progress: &progress,
             };
             let fed = feed.run(first);
-            finish(installer, fed, &image, inbox)
+            finish(installer, fed, image, inbox)
         });
         match installed {
             Ok((report, stats)) => {
