@@ -1,0 +1,32 @@
+//! What the image format is attacked with.
+//!
+//! Each function of [`TARGETS`] takes arbitrary bytes and panics if something is wrong: cargo-fuzz feeds it with what
+//! it finds, and an ordinary test with what is in `testdata/fuzz`. They ask for more than that nothing panics: what is
+//! accepted must be what the tables of docs/FORMAT.md allow ([`forge`] reads and writes them on its own), and must be
+//! the same when it is written again.
+
+#![allow(clippy::unwrap_used, reason = "a harness fails by panicking")]
+
+pub mod age;
+pub mod chunk;
+pub mod forge;
+pub mod header;
+pub mod image;
+pub mod keys;
+pub mod layout;
+pub mod manifest;
+pub mod seeds;
+
+/// A name in `fuzz/fuzz_targets` and `testdata/fuzz`, and what is fed.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("header", header::feed),
+    ("chunk", chunk::feed),
+    ("layout", layout::feed),
+    ("manifest", manifest::feed),
+    ("image", image::feed),
+    ("keys", keys::feed),
+    ("age", age::feed),
+];
