@@ -115,12 +115,12 @@ impl Protection {
         if let (Some(path), Some(signer)) = (&self.sign, &signer) {
             self.check_signer(path, signer.algorithm())?;
         }
-        let recipients = self.load_recipients()?;
+        let recipients = keys::load_recipients(&self.recipient)?;
         let key = match self.key.first() {
             Some(path) => Some(keys::load_content_key(path)?),
             None if self.recipient.is_empty() => None,
             None => {
-                say("imagezip: the image has a new content key: only its recipients can open it");
+                say("the content key is new and only in the image: nobody but its recipients can open it");
                 Some(ContentKey::generate()?)
             }
         };
@@ -197,26 +197,11 @@ impl Protection {
             }
             (SuiteName::Classic, SignatureAlgorithm::Ed25519) => {
                 "is an Ed25519 key, and the classic suite signs with RSA: leave out --suite classic, or make an RSA key \
-                 with openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072"
+                 with imagekey sign --rsa 3072"
             }
             _ => return Ok(()),
         };
         Err(Failure::new(Exit::Usage, message).context(path.display()))
-    }
-
-    fn load_recipients(&self) -> Result<Vec<Recipient>, Failure> {
-        let mut recipients = Vec::new();
-        for text in &self.recipient {
-            if Path::new(text).exists() {
-                recipients.extend(keys::load_recipients(Path::new(text))?);
-            } else {
-                let recipient = text.parse().map_err(|error: agekey::Error| {
-                    Failure::new(Exit::Usage, error).context(format!("--recipient {text}"))
-                })?;
-                recipients.push(recipient);
-            }
-        }
-        Ok(recipients)
     }
 
     /// The files that are read and must not be overwritten.

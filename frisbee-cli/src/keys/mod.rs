@@ -90,12 +90,26 @@ pub fn load_public_half(
     }
 }
 
-/// Reads a file of recipients that content keys are wrapped for.
+/// The recipients that `named` names: each `age1...`, an `ssh-ed25519` line, or a file of them.
 ///
 /// # Errors
-/// With the file's name, if it cannot be read or holds none.
-pub fn load_recipients(path: &Path) -> Result<Vec<Recipient>, Failure> {
-    read_public(path, Recipient::read_file)
+/// If one is neither, or a file cannot be read or holds none.
+pub fn load_recipients(named: &[String]) -> Result<Vec<Recipient>, Failure> {
+    let mut recipients = Vec::new();
+    for text in named {
+        match text.parse() {
+            Ok(recipient) => recipients.push(recipient),
+            Err(_) if Path::new(text).exists() => {
+                recipients.extend(read_public(Path::new(text), Recipient::read_file)?);
+            }
+            Err(error) => {
+                // Not the text: it may be a secret in the wrong place.
+                let message = format!("--recipient: {error}, and no file has this name");
+                return Err(Failure::new(Exit::Usage, message));
+            }
+        }
+    }
+    Ok(recipients)
 }
 
 /// Reads a file of identities that open wrapped content keys.

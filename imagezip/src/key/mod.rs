@@ -1,6 +1,7 @@
 //! `imagekey`: makes the keys, and shows what they are.
 
 mod make;
+mod wrap;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,9 +15,16 @@ const EXAMPLES: &str = "Examples:
   imagekey sign --rsa 4096 owner.key  the same with an RSA key
   imagekey content content.key        makes a content key (give it to the nodes that may read the image)
   imagekey show owner.pub             shows the key's id, as imagedump does for an image's signer
+  imagekey wrap --key content.key --sign owner.key --recipient age1... golden.frz
+                                      puts the content key into the image, for who has the identity of age1...
+  imagekey unwrap --identity id.txt golden.frz content.key
+                                      takes it out again
 
 Signing keys are Ed25519 or RSA (3072 or 4096 bits) in PEM, as openssl makes them: PKCS#8 or PKCS#1, also encrypted
 with a passphrase. To encrypt a key: openssl pkcs8 -topk8 -in owner.key -out owner.locked.key
+
+'wrap' names all recipients: those that were named before and are not now can open the image no more, unless they took
+the key out. Recipients are made by age-keygen or ssh-keygen -t ed25519; age -d opens a wrapped key too.
 
 A public key file may restrict its owner, by lines before the key: with 'images: lab-' and 'images: course-' only
 images whose names begin with lab- or course- are accepted from this owner. Several owners are trusted by several files.";
@@ -58,6 +66,10 @@ enum Command {
         /// A key file
         file: PathBuf,
     },
+    /// Put the content key into an image, wrapped for recipients; no chunk is touched
+    Wrap(wrap::Wrap),
+    /// Take the content key out of an image
+    Unwrap(wrap::Unwrap),
 }
 
 #[derive(Debug, clap::Args)]
@@ -95,6 +107,8 @@ impl Cli {
                 print(&key.verifying_key().to_pem()?)
             }
             Command::Show { passphrase, file } => show(file, passphrase.file()),
+            Command::Wrap(wrap) => wrap.run(),
+            Command::Unwrap(unwrap) => unwrap.run(),
         }
     }
 }
