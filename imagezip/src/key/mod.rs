@@ -11,23 +11,22 @@ use clap::{Parser, Subcommand};
 use frisbee_cli::{Exit, Failure, exit, keys, say};
 
 const EXAMPLES: &str = "Examples:
-  imagekey sign owner.key             makes owner.key (keep it offline) and owner.pub (give it to every node)
+  imagekey sign owner.key             makes owner.key (keep it offline) and owner.pub (for every node)
   imagekey sign --rsa 4096 owner.key  the same with an RSA key
-  imagekey content content.key        makes a content key (give it to the nodes that may read the image)
+  imagekey content content.key        makes a content key (for the nodes that may read the image)
   imagekey show owner.pub             shows the key's id, as imagedump does for an image's signer
   imagekey wrap --key content.key --sign owner.key --recipient age1... golden.frz
-                                      puts the content key into the image, for who has the identity of age1...
   imagekey unwrap --identity id.txt golden.frz content.key
-                                      takes it out again
 
-Signing keys are Ed25519 or RSA (3072 or 4096 bits) in PEM, as openssl makes them: PKCS#8 or PKCS#1, also encrypted
-with a passphrase. To encrypt a key: openssl pkcs8 -topk8 -in owner.key -out owner.locked.key
+Signing keys are Ed25519, or RSA with 3072 or 4096 bits, in PEM as openssl makes them: PKCS#8 or
+PKCS#1. They may be encrypted: openssl pkcs8 -topk8 -in owner.key -out locked.key
 
-'wrap' names all recipients: those that were named before and are not now can open the image no more, unless they took
-the key out. Recipients are made by age-keygen or ssh-keygen -t ed25519; age -d opens a wrapped key too.
+A public key file may restrict its owner by lines before the key: 'images: lab-' and, if there are
+more, 'images: course-': then only images whose names begin so are accepted from this owner. To
+trust several owners, use several files.
 
-A public key file may restrict its owner, by lines before the key: with 'images: lab-' and 'images: course-' only
-images whose names begin with lab- or course- are accepted from this owner. Several owners are trusted by several files.";
+Recipients are age1... (age-keygen makes them) and ssh-ed25519 keys (ssh-keygen -t ed25519). wrap
+names all of them: who was one before can open the image no more, but for a key taken out earlier.";
 
 /// Make keys for images
 #[derive(Debug, Parser)]
