@@ -81,6 +81,10 @@ impl Cli {
         protected: &Protected,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
+        if from == Path::new("-") {
+            let message = "the image on standard input is a delta, which is not read in one pass: name its file";
+            return Err(Failure::new(Exit::Usage, message));
+        }
         let delta = Indexed::open(from, access)?;
         let header = &delta.index.header;
         let chain = Chain::open_below(header, &self.inputs.base, access)?;
