@@ -78,6 +78,16 @@ impl<'a> KeyFile<'a> {
             .map_err(|_| input(self.path, "not a key file: it is not text"))
     }
 
+    /// Refuses a public key file that anybody could have written.
+    pub(super) fn check_public(&self) -> Result<(), Failure> {
+        if self.mode & 0o002 == 0 {
+            return Ok(());
+        }
+        let (path, mode) = (self.path.display(), self.mode);
+        let problem = format!("everybody can change this file (mode {mode:03o}): chmod o-w {path}");
+        Err(input(self.path, problem))
+    }
+
     /// Refuses a secret that others can read, or that somebody else put there.
     pub(super) fn check_secret(&self) -> Result<(), Failure> {
         let path = self.path.display();
@@ -173,6 +183,17 @@ mod tests {
             let failure = check(&path).unwrap_err();
             assert_eq!(failure.exit, Exit::Input);
             assert!(failure.message.contains("chmod 600"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_public_key_that_everybody_can_change_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("owner.pub");
+        write_new(&path, "public", 0o644).unwrap();
+        for (mode, good) in [(0o644, true), (0o664, true), (0o666, false), (0o642, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(KeyFile::read(&path).unwrap().check_public().is_ok(), good);
         }
     }
 

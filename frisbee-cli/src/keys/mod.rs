@@ -32,7 +32,9 @@ fn read_public<T, E: std::fmt::Display>(
     path: &Path,
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<T, Failure> {
-    parse(KeyFile::read(path)?.text()?).map_err(|error| input(path, error))
+    let file = KeyFile::read(path)?;
+    file.check_public()?;
+    parse(file.text()?).map_err(|error| input(path, error))
 }
 
 /// Reads a content key file.
