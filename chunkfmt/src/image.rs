@@ -229,7 +229,7 @@ pub struct ImageIndex {
     pub manifest_head: Vec<u8>,
     /// Object 0 of the transmission: image header, then manifest body.
     pub manifest_object: Vec<u8>,
-    offsets: Vec<u64>,
+    pub(crate) offsets: Vec<u64>,
 }
 
 impl ImageIndex {

@@ -197,6 +197,17 @@ impl Header {
     }
 }
 
+/// Whether a file that begins with these bytes, at least 4, is meant as an Emulab image, of any version and byte order.
+#[must_use]
+pub fn is_image(bytes: &[u8]) -> bool {
+    let Some(&magic) = bytes.first_chunk() else {
+        return false;
+    };
+    [u32::from_le_bytes(magic), u32::from_be_bytes(magic)]
+        .iter()
+        .any(|magic| magic.wrapping_sub(MAGIC) <= 5)
+}
+
 fn version(chunk: u32, area: &[u8; HEADER_SIZE]) -> Result<Version, Error> {
     let magic = u32_at(area, 0);
     // The magic of version 1 reads the same from both ends, `regionsize` does not.

@@ -43,7 +43,7 @@ pub use chunk::{Checked, Chunk, Data, Demand, Integrity, Place};
 pub use chunkfmt::relocation::{PartitionPlace, Relocation};
 pub use crypt::{ContentKey, PublicKey};
 pub use error::{Error, ErrorKind};
-pub use header::{Checksum, Cipher, Header, Region, Span};
+pub use header::{Checksum, Cipher, Header, Region, Span, is_image};
 pub use image_id::ImageId;
 pub use layout::Version;
 pub use reader::Reader;

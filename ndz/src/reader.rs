@@ -63,6 +63,12 @@ impl<R: Read> Reader<R> {
         Ok(Some((chunk, span)))
     }
 
+    /// The bytes of the chunk that [`Self::next_chunk`] has read last.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// What the image is. Call it after the last chunk.
     ///
     /// # Errors
