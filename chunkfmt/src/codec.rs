@@ -1,10 +1,15 @@
 //! Compressing and decompressing chunk data (docs/FORMAT.md, section 3).
 
+use std::io::Cursor;
+
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use zstd::bulk;
 use zstd::zstd_safe::find_frame_compressed_size;
 
 use crate::{Codec, Error, Part};
+
+/// What a Zstandard frame begins with (RFC 8878, section 3.1.1); a skippable frame, which holds nothing, does not.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Compresses chunks with one codec and level; its memory is reused from chunk to chunk.
 pub(crate) enum Packer {
@@ -38,18 +43,31 @@ impl Packer {
         })
     }
 
-    /// Compresses `data` into `out`; `None` if there is not enough room.
-    pub(crate) fn pack(&mut self, data: &[u8], out: &mut [u8]) -> Option<usize> {
-        match self {
-            Self::None => None,
-            Self::Zstd(compressor) => compressor.compress_to_buffer(data, out).ok(),
+    /// Appends `data` to `out`, compressed, if that makes it shorter. False, and nothing appended, if it does not.
+    pub(crate) fn pack(&mut self, data: &[u8], out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        // Written into spare room: to zero it first would cost as much as hashing what is written.
+        out.reserve(data.len());
+        let whole = match self {
+            Self::None => false,
+            Self::Zstd(compressor) => {
+                let mut place = Cursor::new(std::mem::take(out));
+                place.set_position(start as u64);
+                let packed = compressor.compress_to_buffer(data, &mut place);
+                *out = place.into_inner();
+                packed.is_ok()
+            }
             Self::Zlib(stream) => {
                 stream.reset();
-                let status = stream.compress(data, out, FlushCompress::Finish);
-                let whole = status.is_ok_and(|status| status == Status::StreamEnd);
-                whole.then(|| usize::try_from(stream.total_out()).ok())?
+                let status = stream.compress_vec(data, out, FlushCompress::Finish);
+                status.is_ok_and(|status| status == Status::StreamEnd)
             }
+        };
+        let shrunk = whole && out.len() - start < data.len();
+        if !shrunk {
+            out.truncate(start);
         }
+        shrunk
     }
 }
 
@@ -82,7 +100,8 @@ impl Unpacker {
                 true
             }
             Codec::Zstd => {
-                find_frame_compressed_size(packed).is_ok_and(|length| length == packed.len())
+                packed.starts_with(&ZSTD_MAGIC)
+                    && find_frame_compressed_size(packed).is_ok_and(|length| length == packed.len())
                     && self
                         .zstd
                         .decompress_to_buffer(packed, &mut *out)
@@ -118,10 +137,10 @@ mod tests {
     }
 
     fn packed(codec: Codec, data: &[u8]) -> Vec<u8> {
-        let mut out = vec![0; data.len() + 1000];
-        let length = Packer::new(codec, 3).unwrap().pack(data, &mut out).unwrap();
-        out.truncate(length);
-        out
+        let mut out = b"before".to_vec();
+        assert!(Packer::new(codec, 3).unwrap().pack(data, &mut out));
+        assert!(out.starts_with(b"before"));
+        out.split_off(6)
     }
 
     #[test]
@@ -183,8 +202,13 @@ mod tests {
         let mut noise = vec![0; 50_000];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         for codec in [Codec::None, Codec::Zstd, Codec::Zlib] {
-            let mut packer = Packer::new(codec, 3).unwrap();
-            assert_eq!(packer.pack(&noise, &mut vec![0; noise.len() - 1]), None);
+            for room in [0, 1 << 20] {
+                let mut out = Vec::with_capacity(room);
+                out.extend_from_slice(b"before");
+                assert!(!Packer::new(codec, 3).unwrap().pack(&noise, &mut out));
+                assert!(!Packer::new(codec, 3).unwrap().pack(&[], &mut out));
+                assert_eq!(out, b"before");
+            }
         }
     }
 

@@ -72,8 +72,7 @@ impl Base {
             "epoch"
         } else if *found_manifest != self.manifest {
             "manifest digest"
-        } else if (found.disk_sectors, found.sector_size)
-            != (delta.disk_sectors, delta.sector_size)
+        } else if (found.disk_sectors, found.sector_size) != (delta.disk_sectors, delta.sector_size)
         {
             "disk size"
         } else {
@@ -342,9 +341,14 @@ impl ImageHeader {
             return limit("wrapped keys", "the image is not encrypted");
         }
         if self.chunk_format == ChunkFormat::Ndz
-            && (self.base.is_some() || (self.codec(), self.cipher()) != (Codec::None, Cipher::None))
+            && (self.base.is_some()
+                || self.sector_size != 512
+                || (self.codec(), self.cipher()) != (Codec::None, Cipher::None))
         {
-            return limit("chunk format", "chunks of Emulab stand alone, as they are");
+            return limit(
+                "chunk format",
+                "chunks of Emulab stand alone, as they are, with sectors of 512 bytes",
+            );
         }
         if self.name.len() > NAME_MAX || self.name.chars().any(char::is_control) {
             return limit("name", "at most 255 bytes, without control characters");

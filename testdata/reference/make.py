@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import sys
 
 import golden
 import must_fail
@@ -27,7 +28,7 @@ def table(directory, columns, rows):
     write(directory, "index.tsv", "\n".join(["\t".join(columns)] + lines + [""]).encode())
 
 
-def main():
+def make_golden():
     directory = fresh("frz")
     for owner, key in golden.OWNERS.items():
         if key:
@@ -40,6 +41,8 @@ def main():
         rows.append(image.row(name))
     table(directory, ("file", "sha256", "bytes", "owners", "bases", "sector", "note"), rows)
 
+
+def make_must_fail():
     directory = fresh("must-fail")
     write(directory, "owner-weak.pub", must_fail.WEAK_KEY)
     rows = []
@@ -50,4 +53,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    tasks = {"frz": make_golden, "must-fail": make_must_fail}
+    for task in sys.argv[1:] or tasks:
+        tasks[task]()

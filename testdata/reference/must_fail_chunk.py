@@ -18,14 +18,15 @@ WRONG_PLACE = f"input/footer/{PLACE}"
 SIGNED_FOR = "and the owner has signed it"
 
 
-def second(label, error, note, kind=INPUT, fields=None, layout_bytes=None, data=None, **changes):
-    """An image whose second chunk is wrong; the manifest names it as it is, but has a layout that is right."""
+def second(label, error, note, kind=INPUT, fields=None, layout_bytes=None, data=None, free=False, **changes):
+    """An image whose second chunk is wrong; the manifest names it as it is, but has a layout that is right: that of a
+    chunk with data, or without."""
     made = image(**fields or {})
     made.add(*good(0))
-    right_layout, right_data = good(1)
+    right_layout, right_data = (layout(*SPANS[1]), b"") if free else good(1)
     made.add(layout_bytes or right_layout, right_data if data is None else data, **changes)
     made.chunks[1].layout = right_layout
-    made.chunks[1].plain_hash = made.keys.hash_plain(*good(1))
+    made.chunks[1].plain_hash = made.keys.hash_plain(right_layout, right_data)
     return Vector(f"chunk-{label}", made.bytes(), kind, "chunk 1", error, note)
 
 
@@ -236,10 +237,9 @@ def frames():
         ("zlib", zlib.compress(data), "a zlib stream"),
     ):
         yield second(f"zstd-{label}", "decompress", f"{note}, {SIGNED_FOR}", VERIFICATION, packed=packed)
-    first, sectors = SPANS[1]
     for label, packed in (("nothing", b""), ("skippable", skippable)):
         note = f"a free chunk: {label} in place of an empty frame"
-        yield second(f"zstd-free-{label}", "decompress", note, VERIFICATION, layout_bytes=layout(first, sectors), data=b"", packed=packed)
+        yield second(f"zstd-free-{label}", "decompress", note, VERIFICATION, free=True, packed=packed)
 
     stream = zlib.compress(data)
     raw = zlib.compressobj(wbits=-15)

@@ -68,8 +68,9 @@ def headers():
 def signatures():
     """Section 3 and 4: who signed what."""
 
-    def of(label, part, error, made, note, owners="ed25519", kind=VERIFICATION, **changes):
-        return Vector(f"signature-{label}", made.bytes(**changes), kind, part, error, note, owners=owners)
+    def of(label, part, error, made, note, owners="ed25519", as_file="=", **changes):
+        data = made.bytes(**changes)
+        return Vector(f"signature-{label}", data, VERIFICATION, part, error, note, as_file, owners)
 
     made = filled()
     header = "image header"
@@ -78,7 +79,7 @@ def signatures():
     yield of("header-rest", header, "signature", made, "a byte behind the signature", header=flipped(made.header(), HEADER - 1))
     yield of("untrusted", header, "untrusted", filled(owner=OTHER_OWNER), "signed by another owner")
     forged = filled(owner=OTHER_OWNER, signer_id=ED25519.id)
-    yield of("forged", header, "signature", forged, "signed by another owner in the name of the trusted one")
+    yield of("forged", header, "signature", forged, "signed by another owner in the name of the trusted one", as_file="verification/manifest/signature")
     unsigned = filled(owner=None)
     yield of("unsigned", header, "unsigned", unsigned, "not signed")
     part = unsigned.header()

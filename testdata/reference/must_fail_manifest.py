@@ -26,7 +26,9 @@ def heads():
     for at in (14, 120, 511):
         yield of(f"reserved-{at}", "reserved space", f"the reserved byte {at} is set", patch=put(at, 1))
     yield of("chunks-huge", "body length", "2^32 - 1 chunks", patch=put(56, 2**32 - 1, form="I"))
-    yield of("chunks-more", "chunk entry", "a chunk more than there are entries", patch=put(56, 3, form="I"))
+    yield of("chunks-more", "body length", "more chunks than the body has room for", patch=put(56, 3, form="I"))
+    made = long_layout()
+    yield of("chunks-one-more", "chunk entry", "a chunk more than there are entries", made=made, patch=put(56, 3, form="I"))
     yield of("chunks-none", "total of chunk blocks", "no chunks, but their entries", patch=put(56, 0, form="I"))
     yield of("object-blocks", "object blocks", "a block too many", patch=put(60, 6, form="I"))
     yield of("body-length-0", "body length", "no body", patch=put(64, 0, form="Q"))
@@ -44,6 +46,14 @@ def heads():
     yield of("padding", "reserved space", f"the padding is not zero, {SIGNED_FOR}", padding=b"\0\1")
 
 
+def long_layout():
+    """The usual image with 30 regions in the first chunk."""
+    made = image()
+    made.add(layout(0, 100, [(1, 1)] * 30), text(30 * 512))
+    made.add(*good(1))
+    return made
+
+
 def one_more(block):
     (length,) = struct.unpack_from("<Q", block, 64)
     struct.pack_into("<Q", block, 64, length + 1)
@@ -51,12 +61,14 @@ def one_more(block):
 
 def foreign():
     for label, patch, field in (
-        ("uuid", put(16, bytes(16)), "UUID"),
         ("epoch", put(32, 2, form="Q"), "epoch"),
         ("cipher", put(12, crypto.CHACHA20_POLY1305), "cipher"),
         ("codec", put(11, crypto.STORED), "codec"),
     ):
         yield of(f"foreign-{label}", f"foreign {field}", f"another {field} than the header's", VERIFICATION, patch=patch)
+    # By index the footer names another UUID than the manifest.
+    note, as_file = "another UUID than the header's", f"input/footer/{PLACE}"
+    yield of("foreign-uuid", "foreign UUID", note, VERIFICATION, as_file=as_file, patch=put(16, bytes(16)))
     made = filled()
     other = made.like(owner=OWNERS["rsa3072"], signature=None, signer_id=None)
     other.chunks = made.chunks
@@ -119,8 +131,11 @@ def private_parts():
     yield private_part("longer", "private part", "a byte more", private + b"\0")
     yield private_part("more", "private part", "a layout more than chunks", private + private[:80])
     yield private_part("shorter", "region count", "a byte less", private[:-1])
-    half = private[: len(private) // 2]
-    yield private_part("half", "private part", "the layout of the last chunk is missing", half[: 32 + len(made.chunks[0].layout)].ljust(32 + len(made.chunks[0].layout), b"\0") + bytes(31))
+    made = long_layout()
+    first = made.private_part()[: 32 + len(made.chunks[0].layout)]
+    yield private_part("half", "private part", "the last chunk is missing", first)
+    yield private_part("hash-cut", "private part", "the last plain hash is cut short", first + bytes(31))
+    yield private_part("layout-cut", "body length", "the last layout is cut short", first + bytes(32 + 31))
 
 
 def tilings():
@@ -150,6 +165,16 @@ def tilings():
         made = filled()
         made.chunks[1].layout = second
         yield of(f"layout-{label}", error, f"in the layout of the last chunk: {note}", made=made)
+
+
+    for label, change, note in (
+        ("plain-hash", lambda chunk: setattr(chunk, "plain_hash", fixed("another hash")), "plain hash"),
+        ("layout", lambda chunk: setattr(chunk, "layout", layout(100, 100, [(96, 3)])), "layout"),
+    ):
+        made = filled()
+        change(made.chunks[1])
+        note = f"another {note} than the chunk's, {SIGNED_FOR}"
+        yield of(f"other-{label}", "not in manifest", note, VERIFICATION, made, "chunk 1")
 
 
 def footers():
