@@ -12,6 +12,7 @@ use ring::signature::{
 
 use super::{PRIVATE, PUBLIC, bad};
 use crate::Error;
+use crate::prefix::SIGNATURE_AREA;
 
 /// rsaEncryption, RFC 8017 appendix C.
 pub(super) const OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -115,10 +116,14 @@ impl PrivateKey {
         if key.other_prime_infos.is_some() {
             return Err(bad(PRIVATE, "it is an RSA key of more than two primes"));
         }
-        Ok(Self {
+        let key = Self {
             pair: RsaKeyPair::from_der(der).map_err(|_| bad(PRIVATE, DAMAGED))?,
             random: SystemRandom::new(),
-        })
+        };
+        // Some damage shows in signing only, and then a disk may have been read for an hour.
+        key.sign(b"", &mut [0; SIGNATURE_AREA])
+            .map_err(|_| bad(PRIVATE, DAMAGED))?;
+        Ok(key)
     }
 
     pub(super) fn public_key(&self) -> Result<PublicKey, Error> {

@@ -25,8 +25,11 @@ fn rsa_key(bits: usize) -> ::rsa::PrivateKey {
     ::rsa::PrivateKey::new(&mut getrandom::SysRng, bits).unwrap()
 }
 
-/// One key of each size: making them takes seconds.
-static RSA: LazyLock<[::rsa::PrivateKey; 2]> = LazyLock::new(|| [3072, 4096].map(rsa_key));
+/// One key of each size, made when it is needed: it takes a second.
+static RSA: [LazyLock<::rsa::PrivateKey>; 2] = [
+    LazyLock::new(|| rsa_key(3072)),
+    LazyLock::new(|| rsa_key(4096)),
+];
 
 fn ours(key: &::rsa::PrivateKey) -> SigningKey {
     SigningKey::from_pem(&key.to_pkcs8_pem(LineEnding::LF).unwrap()).unwrap()
@@ -44,7 +47,7 @@ fn verify(key: &VerifyingKey, block: &[u8]) -> Result<(), Error> {
 
 #[test]
 fn rsa_signatures_are_those_of_another_library() {
-    for theirs in &*RSA {
+    for theirs in RSA.iter().map(|key| &**key) {
         let key = ours(theirs);
         let size = key.verifying_key().signature_size();
         assert_eq!(size * 8, key.verifying_key().bits());
@@ -67,7 +70,7 @@ fn rsa_signatures_are_those_of_another_library() {
 
 #[test]
 fn another_salt_length_is_refused() {
-    let [theirs, _] = &*RSA;
+    let theirs = &*RSA[0];
     for length in [0, 20, 31, 33, 64] {
         let signing = Pss::new_with_salt_len(theirs.clone(), length);
         let signature = signing.sign_with_rng(&mut rng(), b"message");
@@ -84,7 +87,7 @@ fn rng() -> impl ::rsa::rand_core::CryptoRng {
 
 #[test]
 fn all_usual_forms_of_rsa_keys_are_the_same_key() {
-    for theirs in &*RSA {
+    for theirs in RSA.iter().map(|key| &**key) {
         let key = ours(theirs);
         let pkcs1 = theirs.to_pkcs1_pem(LineEnding::CRLF).unwrap();
         let written = key.to_pem().unwrap();
@@ -177,6 +180,37 @@ fn rsa_keys_of_other_sizes_are_refused_with_the_remedy() {
             assert!(message.contains(&format!("{bits} bits")), "{message}");
             assert!(message.contains("imagekey sign --rsa 4096"), "{message}");
         }
+    }
+}
+
+#[test]
+fn damaged_rsa_keys_are_refused_when_they_are_read() {
+    let whole = RSA[0].to_pkcs1_der().unwrap();
+    let read = |der: &[u8]| {
+        let document = SecretDocument::try_from(der).unwrap();
+        let pem = document.to_pem("RSA PRIVATE KEY", LineEnding::LF).unwrap();
+        SigningKey::from_pem(&pem)
+    };
+    read(whole.as_bytes()).unwrap();
+    // One bit in the middle of each number (RFC 8017, appendix A.1.2), but for d, which nothing depends on.
+    let key = pkcs1::RsaPrivateKeyRef::try_from(whole.as_bytes()).unwrap();
+    let numbers = [
+        ("n", key.modulus),
+        ("e", key.public_exponent),
+        ("p", key.prime1),
+        ("q", key.prime2),
+        ("dP", key.exponent1),
+        ("dQ", key.exponent2),
+        ("qInv", key.coefficient),
+    ];
+    for (name, number) in numbers {
+        let bytes = number.as_bytes();
+        let mut windows = whole.as_bytes().windows(bytes.len());
+        let at = windows.position(|window| window == bytes).unwrap();
+        let mut damaged = whole.as_bytes().to_vec();
+        damaged[at + bytes.len() / 2] ^= 0x10;
+        let error = read(&damaged).expect_err(name);
+        assert_eq!(error.kind(), ErrorKind::Input);
     }
 }
 
