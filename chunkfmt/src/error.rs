@@ -152,7 +152,9 @@ pub enum Error {
         part: Part,
     },
     /// The parity blocks that the chunk gives are not those that the manifest names.
-    #[error("{part}: its parity blocks do not have the signed root: the image was made by a faulty program")]
+    #[error(
+        "{part}: its parity blocks do not have the signed root: the image was made by a faulty program"
+    )]
     Parity {
         /// Which chunk.
         part: Part,
@@ -198,7 +200,9 @@ pub enum Error {
         name: String,
     },
     /// Signing failed.
-    #[error("the private key cannot sign: its numbers do not fit together, the key file is damaged")]
+    #[error(
+        "the private key cannot sign: its numbers do not fit together, the key file is damaged"
+    )]
     Signing,
     /// A delta without what it is relative to.
     #[error(

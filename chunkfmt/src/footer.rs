@@ -3,7 +3,7 @@
 use zerocopy::little_endian::{U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::layout::expect_zero;
+use crate::prefix::expect_zero;
 use crate::{BLOCK_SIZE, Error, Part, VERSION};
 
 const MAGIC: [u8; 8] = *b"FRZFOOTR";

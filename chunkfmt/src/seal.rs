@@ -185,19 +185,11 @@ impl Sealer {
         out.clear();
         out.resize(BLOCK_SIZE, 0);
         payload::write(&layout, header.sector_size, out)?;
-        let data_at = out.len();
         let plain_hash = keys.plain_hash(&out[BLOCK_SIZE..], data);
-        // One byte less than the data: what does not shrink is stored.
-        out.resize(data_at + data.len(), 0);
-        let room = data.len().saturating_sub(1);
-        let shrunk = self.packer.pack(data, &mut out[data_at..data_at + room]);
         let mut identity = header.identity.clone();
-        match shrunk {
-            Some(length) => out.truncate(data_at + length),
-            None => {
-                identity.codec = Codec::None;
-                out[data_at..].copy_from_slice(data);
-            }
+        if !self.packer.pack(data, out) {
+            identity.codec = Codec::None;
+            out.extend_from_slice(data);
         }
         let body_length = header.cipher().sealed_length(out.len() - BLOCK_SIZE);
         let body_length = u32::try_from(body_length)

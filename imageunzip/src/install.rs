@@ -161,7 +161,9 @@ impl Installer {
         let thread_error = |error: std::io::Error| Error::Thread(error.to_string());
 
         // Everything that can fail without the disk comes before the first write, which is the last thing here.
-        let opener = |context: &Arc<Context>| Opener::new(Arc::clone(context));
+        let opener = |context: &Arc<Context>| {
+            Ok::<_, FormatError>(Opener::new(Arc::clone(context))?.without_plain_hash())
+        };
         let openers: Vec<(Opener, Vec<Opener>)> = (0..threads)
             .map(|_| {
                 let bases = bases.iter().map(opener).collect::<Result<_, _>>()?;
