@@ -39,7 +39,7 @@ pub(crate) trait Source: Send {
     ///
     /// # Errors
     /// If it cannot be read.
-    fn next(&mut self, input: &mut Vec<u8>) -> Result<Option<Self::Item>, Error>;
+    fn take(&mut self, input: &mut Vec<u8>) -> Result<Option<Self::Item>, Error>;
 
     /// Checks, after the last chunk, that the source was whole. `roots` are those of the chunks that came from an
     /// image, with their indexes there.
@@ -54,7 +54,7 @@ pub(crate) trait Maker: Send {
     /// That of the source.
     type Item;
 
-    /// Makes a chunk in `out`, which it clears, of what [`Source::next`] gave.
+    /// Makes a chunk in `out`, which it clears, of what [`Source::take`] gave.
     ///
     /// # Errors
     /// If reading or sealing fails.
@@ -219,7 +219,7 @@ fn work<S: Source, M: Maker<Item = S::Item>>(
         let item = source
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .next(&mut input)?;
+            .take(&mut input)?;
         let Some(item) = item else {
             return Ok(());
         };

@@ -102,7 +102,11 @@ impl Disk {
         Ok(())
     }
 
-    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+    /// Fills `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// [`Error::Read`]
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
         let length = buffer.len();
         self.file
             .read_exact_at(buffer, offset)

@@ -62,6 +62,20 @@ pub enum Error {
         /// What is wrong.
         source: chunkfmt::Error,
     },
+    /// An Emulab image, read or written, is not right.
+    #[error("{name}: {source}")]
+    Emulab {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: ndz::Error,
+    },
+    /// An image that is read twice was not the same.
+    #[error("{name}: was changed while it was read")]
+    Changed {
+        /// Its name.
+        name: String,
+    },
     /// The format does not allow it.
     #[error(transparent)]
     Format(#[from] chunkfmt::Error),
@@ -90,6 +104,13 @@ impl From<Error> for Failure {
             Error::Map { .. } => Exit::Input,
             Error::Read { .. } | Error::Write { .. } => Exit::Io,
             Error::Format(error) | Error::Image { source: error, .. } => error.kind().into(),
+            Error::Changed { .. } => Exit::Input,
+            Error::Emulab { source, .. } => match source.kind() {
+                ndz::ErrorKind::Input => Exit::Input,
+                ndz::ErrorKind::Verification => Exit::Verification,
+                ndz::ErrorKind::Usage => Exit::Usage,
+                ndz::ErrorKind::Io => Exit::Io,
+            },
             Error::Thread(_) => Exit::Internal,
             Error::Interrupted => Exit::Interrupted,
         };

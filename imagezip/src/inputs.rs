@@ -36,7 +36,13 @@ pub(crate) struct Inputs {
     allow_unsigned: bool,
     /// Content key of an image that is read, if it is not --key; may be repeated
     #[arg(long, value_name = "FILE")]
-    from_key: Vec<PathBuf>,
+    pub(crate) from_key: Vec<PathBuf>,
+    /// Read an Emulab image with --from, whose own protection is weak at best: make sure that it is the right one
+    #[arg(long, requires = "from")]
+    pub(crate) allow_legacy: bool,
+    /// Read an Emulab image only if it is signed with this key (.skey)
+    #[arg(long, value_name = "FILE", requires = "allow_legacy")]
+    pub(crate) legacy_signer: Option<PathBuf>,
     /// File of age or ssh-ed25519 identities that open images which hold their content key; may be repeated
     #[arg(long, value_name = "FILE")]
     identity: Vec<PathBuf>,
@@ -51,7 +57,7 @@ pub(crate) struct Access {
 }
 
 impl Inputs {
-    /// Reads the key files, if an image is to be read.
+    /// Reads the key files.
     ///
     /// # Errors
     /// A key that cannot be read, or that nobody is trusted.
@@ -59,10 +65,7 @@ impl Inputs {
         &self,
         protection: &Protection,
         signer: Option<&SigningKey>,
-    ) -> Result<Option<Access>, Failure> {
-        if self.base.is_empty() && self.from.is_none() {
-            return Ok(None);
-        }
+    ) -> Result<Access, Failure> {
         let trust = match signer {
             Some(signer) if self.trust.is_empty() => {
                 Trust::new(vec![signer.verifying_key()], self.allow_unsigned)
@@ -77,11 +80,11 @@ impl Inputs {
         for path in &self.identity {
             identities.extend(keys::load_identities(path)?);
         }
-        Ok(Some(Access {
+        Ok(Access {
             trust,
             keys,
             identities,
-        }))
+        })
     }
 
     /// The files that are read and must not be overwritten.
@@ -91,6 +94,7 @@ impl Inputs {
         images
             .chain(keys)
             .chain(&self.identity)
+            .chain(&self.legacy_signer)
             .map(PathBuf::as_path)
     }
 }

@@ -5,6 +5,7 @@ mod base;
 mod compare;
 mod create;
 mod disk;
+mod emulab;
 mod error;
 mod inputs;
 pub mod key;

@@ -1,7 +1,7 @@
 //! Reading a file or a pipe from beginning to end. A pipe may have nothing to give for long: a signal ends the waiting.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -21,15 +21,20 @@ pub(crate) struct Pipe {
     interrupt: Interrupt,
 }
 
-impl Pipe {
-    /// Opens `path`; `-` is standard input. Returns the name for messages, too.
+/// An image that is read from beginning to end.
+pub(crate) struct Input {
+    /// The name for messages.
+    pub(crate) name: String,
+    /// Where it comes from.
+    pub(crate) pipe: BufReader<Pipe>,
+}
+
+impl Input {
+    /// Opens `path`; `-` is standard input.
     ///
     /// # Errors
-    /// If it cannot be opened, or cannot be an image.
-    pub(crate) fn open(
-        path: &Path,
-        interrupt: &Interrupt,
-    ) -> Result<(String, BufReader<Self>), Failure> {
+    /// If it cannot be opened.
+    pub(crate) fn open(path: &Path, interrupt: &Interrupt) -> Result<Self, Failure> {
         let fail = |error| Failure::new(Exit::Input, error).context(path.display());
         let (name, file) = if path == Path::new("-") {
             let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
@@ -37,11 +42,28 @@ impl Pipe {
         } else {
             (path.display().to_string(), File::open(path).map_err(fail)?)
         };
-        let pipe = Self {
+        let pipe = Pipe {
             file,
             interrupt: interrupt.clone(),
         };
-        Ok((name, BufReader::with_capacity(BUFFER, pipe)))
+        Ok(Self {
+            name,
+            pipe: BufReader::with_capacity(BUFFER, pipe),
+        })
+    }
+
+    /// Whether it begins as an Emulab image does; nothing is consumed.
+    ///
+    /// # Errors
+    /// If reading fails, or on a signal.
+    pub(crate) fn is_emulab(&mut self, interrupt: &Interrupt) -> Result<bool, Failure> {
+        let begin = self.pipe.fill_buf().map_err(|error| {
+            let interrupted = interrupt.check("no image was written").err();
+            interrupted.unwrap_or_else(|| Failure::new(Exit::Io, error).context(&self.name))
+        })?;
+        // 0x69696969 plus version minus 1, the lowest byte first (docs/NDZ.md, Header).
+        let magic = begin.first_chunk::<4>();
+        Ok(magic.is_some_and(|magic| (0x69..=0x6f).contains(&magic[0]) && magic[1..] == [0x69; 3]))
     }
 }
 

@@ -11,6 +11,9 @@ use clap::{Args, ValueEnum};
 use frisbee_cli::policy::SuiteName;
 use frisbee_cli::{Exit, Failure, keys, say};
 
+/// Usual level of zlib, as Emulab's imagezip has it.
+const ZLIB_LEVEL: i32 = 4;
+
 /// Codecs on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum CodecName {
@@ -47,13 +50,13 @@ pub(crate) struct Protection {
         conflicts_with = "unsigned",
         required_unless_present_any = ["unsigned", "compare"]
     )]
-    pub(crate) sign: Option<PathBuf>,
+    sign: Option<PathBuf>,
     /// The passphrase of an encrypted private key is the first line of this file [default: ask]
     #[arg(long, value_name = "FILE", requires = "sign")]
     passphrase_file: Option<PathBuf>,
     /// Do not sign: anybody can change the image unnoticed
     #[arg(long)]
-    pub(crate) unsigned: bool,
+    unsigned: bool,
     /// Encrypt with this content key; if repeated, the first one encrypts and all open the images that are read
     #[arg(
         short,
@@ -69,7 +72,7 @@ pub(crate) struct Protection {
     recipient: Vec<String>,
     /// Do not encrypt: whoever has the image, or listens to its transmission, can read the disk
     #[arg(long)]
-    pub(crate) unencrypted: bool,
+    unencrypted: bool,
     /// Algorithms that go together: modern is zstd, AES-256-GCM, Ed25519; classic is zlib, Blowfish-CBC, RSA
     #[arg(
         long,
@@ -120,7 +123,9 @@ impl Protection {
             Some(path) => Some(keys::load_content_key(path)?),
             None if self.recipient.is_empty() => None,
             None => {
-                say("the content key is new and only in the image: nobody but its recipients can open it");
+                say(
+                    "the content key is new and only in the image: nobody but its recipients can open it",
+                );
                 Some(ContentKey::generate()?)
             }
         };
@@ -170,7 +175,7 @@ impl Protection {
         };
         let (levels, usual) = match codec {
             Codec::Zstd => (1..=19, 3),
-            Codec::Zlib => (0..=9, 4),
+            Codec::Zlib => (0..=9, ZLIB_LEVEL),
             Codec::None => (0..=0, 0),
         };
         let level = self.level.unwrap_or(usual);
@@ -187,6 +192,27 @@ impl Protection {
             return Err(Failure::new(Exit::Usage, message));
         }
         Ok((codec, level))
+    }
+
+    /// Whether the user wants no protection at all, and has said so.
+    pub(crate) fn is_none(&self) -> bool {
+        self.unsigned && self.unencrypted && self.sign.is_none() && self.key.is_empty()
+    }
+
+    /// The level for an Emulab image, whose codec is zlib.
+    ///
+    /// # Errors
+    /// A codec or level that it does not have.
+    pub(crate) fn zlib_level(&self) -> Result<u32, Failure> {
+        let level = self.level.unwrap_or(ZLIB_LEVEL);
+        let level = u32::try_from(level).ok().filter(|level| *level <= 9);
+        match (self.codec, level) {
+            (None | Some(CodecName::Zlib), Some(level)) => Ok(level),
+            _ => {
+                let message = "Emulab images are compressed with zlib, levels 0 to 9";
+                Err(Failure::new(Exit::Usage, message))
+            }
+        }
     }
 
     fn check_signer(&self, path: &Path, found: SignatureAlgorithm) -> Result<(), Failure> {

@@ -1,7 +1,6 @@
 //! An image made of another image: chunk by chunk, with the same layouts, without a disk in between.
 
 use std::io::{BufReader, Read};
-use std::path::Path;
 use std::sync::Arc;
 
 use chunkfmt::tree::Cv;
@@ -14,7 +13,7 @@ use frisbee_cli::{Exit, Failure, Interrupt};
 use crate::base::{Chain, Indexed};
 use crate::create::{Made, Maker, Source};
 use crate::inputs::Access;
-use crate::pipe::Pipe;
+use crate::pipe::{Input, Pipe};
 use crate::scan::seal;
 use crate::{Error, Piece};
 
@@ -45,11 +44,11 @@ impl Stream<BufReader<Pipe>> {
     /// # Errors
     /// What is wrong with it, its owner, or the key.
     pub(crate) fn open(
-        path: &Path,
+        input: Input,
         access: &Access,
         interrupt: &Interrupt,
     ) -> Result<Self, Failure> {
-        let (name, pipe) = Pipe::open(path, interrupt)?;
+        let Input { name, pipe } = input;
         let named = |failure: Failure| failure.context(&name);
         let reader = ImageReader::new(pipe, access.trust.clone()).map_err(|error| {
             let interrupted = interrupt.check("no image was written").err();
@@ -69,6 +68,11 @@ impl Stream<BufReader<Pipe>> {
 }
 
 impl<R> Stream<R> {
+    /// The name for messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What opens its chunks.
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
@@ -89,7 +93,7 @@ impl<R> Stream<R> {
 impl<R: Read + Send> Source for Stream<R> {
     type Item = Taken;
 
-    fn next(&mut self, chunk: &mut Vec<u8>) -> Result<Option<Taken>, Error> {
+    fn take(&mut self, chunk: &mut Vec<u8>) -> Result<Option<Taken>, Error> {
         if self.manifest.is_some() {
             return Ok(None);
         }
@@ -141,6 +145,12 @@ impl<'a> Layers<'a> {
         images.map(|image| Arc::clone(&image.context)).collect()
     }
 
+    /// The names of all layers for messages, the delta's first.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let images = [self.delta].into_iter().chain(self.chain.images());
+        images.map(|image| image.name.clone()).collect()
+    }
+
     fn lost(&self) -> Error {
         let base = self.delta.index.header.base;
         let (uuid, epoch) = base.map_or_else(Default::default, |base| (base.uuid, base.epoch));
@@ -158,7 +168,7 @@ impl<'a> Layers<'a> {
 impl Source for Layers<'_> {
     type Item = Taken;
 
-    fn next(&mut self, chunk: &mut Vec<u8>) -> Result<Option<Taken>, Error> {
+    fn take(&mut self, chunk: &mut Vec<u8>) -> Result<Option<Taken>, Error> {
         let index = self.next;
         let place = usize::try_from(index).unwrap_or(usize::MAX);
         let Some(secret) = self.delta.secrets.get(place) else {
@@ -200,7 +210,8 @@ impl Source for Layers<'_> {
 
 /// Opens chunks and seals them again.
 pub(crate) struct Resealer<'a> {
-    name: &'a str,
+    /// Names for messages: of the image, then of its bases.
+    names: &'a [String],
     /// Of the image; it knows the plain hashes of the chunks that come from a base.
     context: Arc<Context>,
     openers: Vec<Opener>,
@@ -221,12 +232,12 @@ pub(crate) enum To<'a> {
 }
 
 impl<'a> Resealer<'a> {
-    /// Opens chunks with `contexts`, the image's first, then those of its bases. `name` is for messages.
+    /// Opens chunks with `contexts`, the image's first, then those of its bases, which have these `names`.
     ///
     /// # Errors
     /// If there is no memory.
     pub(crate) fn new(
-        name: &'a str,
+        names: &'a [String],
         contexts: &[Arc<Context>],
         sealer: Sealer,
         to: To<'a>,
@@ -238,7 +249,7 @@ impl<'a> Resealer<'a> {
         let context = contexts.first().map(Arc::clone);
         let missing = || Failure::new(Exit::Internal, "no image to read");
         Ok(Self {
-            name,
+            names,
             context: context.ok_or_else(missing)?,
             openers,
             sealer,
@@ -275,9 +286,9 @@ impl Maker for Resealer<'_> {
         chunk: &mut Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Result<Made, Error> {
-        let (layout, root) = self.open(&taken, chunk).map_err(|source| Error::Image {
-            name: self.name.to_owned(),
-            source,
+        let (layout, root) = self.open(&taken, chunk).map_err(|source| {
+            let name = self.names.get(taken.layer).cloned().unwrap_or_default();
+            Error::Image { name, source }
         })?;
         let (index, span) = (taken.index, layout.span);
         let from_base = taken.layer > 0;

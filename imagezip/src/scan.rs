@@ -16,7 +16,7 @@ pub(crate) type DiskPlan = Plan<vec::IntoIter<Extent>>;
 impl Source for DiskPlan {
     type Item = Piece;
 
-    fn next(&mut self, _input: &mut Vec<u8>) -> Result<Option<Piece>, Error> {
+    fn take(&mut self, _input: &mut Vec<u8>) -> Result<Option<Piece>, Error> {
         Ok(Iterator::next(self))
     }
 

@@ -39,7 +39,7 @@ impl Cli {
         let name = self.name_after(image);
         let header = self.describe(protected, name, epoch, &shape, base)?;
         let sealer = protected.sealer(header)?;
-        let output = self.open_output(image, protected)?;
+        let output = self.open_output(image, protected.key.is_none())?;
         let progress = self.start_disk(&disk, &map, sealer.header(), &output);
         self.warn(&progress, &map);
         let makers = (0..self.threads())
@@ -61,13 +61,9 @@ impl Cli {
     }
 
     /// Says how much of a disk differs from an image.
-    pub(super) fn compare(
-        &self,
-        access: Option<&Access>,
-        interrupt: &Interrupt,
-    ) -> Result<(), Failure> {
+    pub(super) fn compare(&self, access: &Access, interrupt: &Interrupt) -> Result<(), Failure> {
         let (disk, map) = self.open_disk()?;
-        let chain = self.open_chain(access)?;
+        let chain = self.open_chain(Some(access))?;
         let base = Self::nearest(chain.as_ref(), map.sector_size, map.disk_sectors)?;
         let missing = || Failure::new(Exit::Usage, "--compare needs a --base");
         let base = base.ok_or_else(missing)?;
@@ -139,7 +135,7 @@ impl Cli {
         progress.finish(&line, fields);
     }
 
-    fn open_disk(&self) -> Result<(Disk, DiskMap), Failure> {
+    pub(super) fn open_disk(&self) -> Result<(Disk, DiskMap), Failure> {
         let sector_size = self
             .sector_size
             .as_deref()
@@ -195,7 +191,7 @@ impl Cli {
         self.name.clone().or_else(|| stem(from)).unwrap_or_default()
     }
 
-    fn warn(&self, progress: &Progress, map: &DiskMap) {
+    pub(super) fn warn(&self, progress: &Progress, map: &DiskMap) {
         for warning in &map.warnings {
             progress.line(&format!(
                 "imagezip: {}: warning: {warning}",
@@ -204,7 +200,7 @@ impl Cli {
         }
     }
 
-    fn start_disk(
+    pub(super) fn start_disk(
         &self,
         disk: &Disk,
         map: &DiskMap,

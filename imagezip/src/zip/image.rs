@@ -13,12 +13,14 @@ use super::{Cli, DiskShape};
 use crate::base::{Chain, Indexed};
 use crate::create::Source;
 use crate::inputs::Access;
+use crate::pipe::Input;
 use crate::protect::Protected;
 use crate::reseal::{Layers, Resealer, Stream, Taken, To};
 
 /// The image that is read.
 struct Old<'a> {
-    name: &'a str,
+    /// Its name for messages, and those of its bases.
+    names: &'a [String],
     header: &'a ImageHeader,
     /// What opens its chunks and those of its bases.
     contexts: &'a [Arc<Context>],
@@ -39,12 +41,13 @@ impl Cli {
     pub(super) fn make_from_image(
         &self,
         from: &Path,
+        input: Input,
         access: &Access,
         protected: &Protected,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
-        let stream = Stream::open(from, access, interrupt)?;
-        let name = from.display().to_string();
+        let stream = Stream::open(input, access, interrupt)?;
+        let names = [stream.name().to_owned()];
         let context = Arc::clone(stream.context());
         let header = context.header();
         if header.base.is_some() {
@@ -53,7 +56,7 @@ impl Cli {
         }
         if self.inputs.keep_delta {
             let message = "is no delta: leave out --keep-delta";
-            return Err(Failure::new(Exit::Usage, message).context(name));
+            return Err(Failure::new(Exit::Usage, message).context(from.display()));
         }
         let chain = self.open_chain(Some(access))?;
         let base = Self::nearest(chain.as_ref(), header.sector_size, header.disk_sectors)?;
@@ -61,7 +64,7 @@ impl Cli {
         let total = Indexed::open(from, access)
             .map_or(0, |indexed| indexed.index.manifest.head.plain_bytes);
         let old = Old {
-            name: &name,
+            names: &names,
             header,
             contexts: &[Arc::clone(&context)],
             total,
@@ -90,7 +93,7 @@ impl Cli {
         let chain = Chain::open_below(header, &self.inputs.base, access)?;
         let layers = Layers::new(&delta, &chain);
         let old = Old {
-            name: &delta.name,
+            names: &layers.names(),
             header,
             contexts: &layers.contexts(),
             total: delta.plain_bytes(),
@@ -124,16 +127,16 @@ impl Cli {
         let epoch = self.epoch(old.header.epoch(), new.base)?;
         let header = self.describe(new.protected, name, epoch, &shape, new.base)?;
         let sealer = new.protected.sealer(header)?;
-        let output = self.open_output(&self.source, new.protected)?;
+        let output = self.open_output(&self.source, new.protected.key.is_none())?;
         let header = sealer.header();
         let fields = json!({
-            "source": old.name, "image": output.name(), "name": header.name, "uuid": header.uuid().to_string(),
+            "source": old.names.first(), "image": output.name(), "name": header.name, "uuid": header.uuid().to_string(),
             "epoch": header.epoch(), "disk_bytes": header.disk_bytes(), "sector_size": header.sector_size,
             "total_bytes": old.total,
         });
         let progress = Progress::start(self.events(&output), old.total, fields);
         let makers = (0..self.threads())
-            .map(|_| Resealer::new(old.name, old.contexts, sealer.for_thread()?, new.to))
+            .map(|_| Resealer::new(old.names, old.contexts, sealer.for_thread()?, new.to))
             .collect::<Result<_, _>>()?;
         let run = Run {
             sealer: &sealer,

@@ -1,6 +1,7 @@
 //! `imagezip`: the command line.
 
 mod disk;
+mod emulab;
 mod image;
 mod run;
 
@@ -9,13 +10,14 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chunkfmt::ImageHeader;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use frisbee_cli::progress::Events;
 use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
 
 use crate::base::{Chain, Indexed};
 use crate::inputs::{Access, Inputs};
 use crate::output::Output;
+use crate::pipe::Input;
 use crate::protect::{Protected, Protection};
 
 const EXAMPLES: &str = "Examples:
@@ -26,6 +28,8 @@ const EXAMPLES: &str = "Examples:
   imagezip --sign owner.key --key content.key --base golden.frz /dev/sda update.frz
   imagezip --compare --key content.key --trust owner.pub --base golden.frz /dev/sda
   imagezip --sign new.key --key new.content --trust old.pub --from-key old.content --from old.frz new.frz
+  imagezip --sign owner.key --key content.key --allow-legacy --from emulab.ndz new.frz
+  imagezip --format ndz --unsigned --unencrypted /dev/sda1 slice.ndz
 
 Only what partition tables and filesystems say is in use is read: ext2, ext3 and ext4 are looked into, everything else
 is saved whole. The keys are made by imagekey.";
@@ -34,6 +38,16 @@ const USAGE: &str = "imagezip [OPTIONS] --sign <FILE> --key <FILE> <SOURCE> <IMA
        imagezip [OPTIONS] --sign <FILE> --key <FILE> --base <BASE> <SOURCE> <DELTA>
        imagezip [OPTIONS] --compare --base <BASE> <SOURCE>
        imagezip [OPTIONS] --sign <FILE> --key <FILE> --from <IMAGE> <NEW IMAGE>";
+
+/// Image formats on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Signed, encrypted, compressed: docs/FORMAT.md
+    #[default]
+    Frz,
+    /// Emulab's
+    Ndz,
+}
 
 /// Make an image of a disk
 #[derive(Debug, Parser)]
@@ -62,6 +76,12 @@ pub struct Cli {
     /// Read the source even while it is mounted: the image may hold a damaged filesystem
     #[arg(long, conflicts_with = "from")]
     allow_mounted: bool,
+    /// Format of the image: frz, or ndz for the tools of Emulab, which is neither signed nor encrypted
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, conflicts_with_all = ["from", "compare"])]
+    format: Format,
+    /// Version of an ndz image, 3 or 5 [default: 3, for disks above 2 TiB 5]
+    #[arg(long, value_name = "N", value_parser = ["3", "5"])]
+    ndz_version: Option<String>,
     /// Overwrite an existing image
     #[arg(short, long)]
     force: bool,
@@ -71,15 +91,15 @@ pub struct Cli {
     /// Print JSON events to stdout (to stderr if the image goes to stdout)
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    protection: Protection,
-    #[command(flatten)]
-    inputs: Inputs,
     /// The disk, partition or file to read; with --from, the image to write
     source: PathBuf,
     /// The image to write; `-` writes to standard output
     #[arg(required_unless_present_any = ["compare", "from"], conflicts_with = "from")]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    protection: Protection,
+    #[command(flatten)]
+    inputs: Inputs,
 }
 
 impl Cli {
@@ -89,23 +109,30 @@ impl Cli {
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
         let signer = self.protection.load_signer()?;
-        let access = self.inputs.load(&self.protection, signer.as_deref())?;
+        let with_base = !self.inputs.base.is_empty();
+        let load_access = || self.inputs.load(&self.protection, signer.as_deref());
         if self.inputs.compare {
-            let interrupt = Interrupt::watch()?;
-            return self.compare(access.as_ref(), &interrupt);
+            let access = load_access()?;
+            return self.compare(&access, &Interrupt::watch()?);
         }
-        let protected = self.protection.load(signer)?;
+        if self.format == Format::Ndz {
+            return self.write_emulab(&Interrupt::watch()?);
+        }
+        let protected = self.protection.load(signer.clone())?;
         let interrupt = Interrupt::watch()?;
-        match (&self.inputs.from, &access, &self.image) {
-            (Some(from), Some(access), _) => {
-                self.make_from_image(from, access, &protected, &interrupt)
+        if let Some(from) = &self.inputs.from {
+            let mut input = Input::open(from, &interrupt)?;
+            if input.is_emulab(&interrupt)? {
+                let access = with_base.then(load_access).transpose()?;
+                return self.make_from_emulab(from, access.as_ref(), &protected, &interrupt);
             }
-            (_, _, Some(image)) => {
-                self.make_from_disk(image, access.as_ref(), &protected, &interrupt)
-            }
-            // The command line's rules leave nothing else.
-            _ => Err(Failure::new(Exit::Usage, "name the image to write")),
+            return self.make_from_image(from, input, &load_access()?, &protected, &interrupt);
         }
+        // The command line's rules leave nothing else.
+        let missing = || Failure::new(Exit::Usage, "name the image to write");
+        let image = self.image.as_deref().ok_or_else(missing)?;
+        let access = with_base.then(load_access).transpose()?;
+        self.make_from_disk(image, access.as_ref(), &protected, &interrupt)
     }
 
     /// The images of --base; the last one is the nearest.
@@ -167,13 +194,13 @@ impl Cli {
         })
     }
 
-    fn open_output(&self, image: &Path, protected: &Protected) -> Result<Output, Failure> {
+    /// A `secret` image can be read by its owner only: it is not encrypted.
+    fn open_output(&self, image: &Path, secret: bool) -> Result<Output, Failure> {
         let mut inputs: Vec<&Path> = self.protection.files().chain(self.inputs.files()).collect();
         if self.inputs.from.is_none() {
             inputs.push(&self.source);
         }
-        // Without a key an encrypted image tells nothing; the other is the disk.
-        Output::open(image, self.force, &inputs, protected.key.is_none())
+        Output::open(image, self.force, &inputs, secret)
     }
 
     fn events(&self, output: &Output) -> Events {
