@@ -1,9 +1,10 @@
-//! What Linux tells about a block device: sector size, and who uses it.
+//! What Linux tells about a block device: sector size, place on its disk, and who uses it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use chunkfmt::relocation::PartitionPlace;
 use nix::sys::stat::{major, minor};
 
 /// A block device in `/sys/dev/block`.
@@ -38,6 +39,19 @@ impl BlockDevice {
     /// Whether the kernel lets nobody write to it. Opening it for writing succeeds all the same.
     pub fn is_read_only(&self) -> bool {
         fs::read_to_string(self.directory.join("ro")).is_ok_and(|text| text.trim() == "1")
+    }
+
+    /// Where the partition that the device is lies on its disk; `None` if it is none.
+    pub fn partition(&self) -> Option<PartitionPlace> {
+        let number = |name| {
+            let text = fs::read_to_string(self.directory.join(name)).ok()?;
+            text.trim().parse().ok()
+        };
+        // sysfs counts in units of 512 bytes, whatever the disk's sectors are.
+        number("partition").and(Some(PartitionPlace {
+            first_sector: number("start")?,
+            sectors: number("size")?,
+        }))
     }
 
     /// The device and its partitions.

@@ -89,6 +89,18 @@ impl From<ErrorKind> for Exit {
     }
 }
 
+impl From<ndz::Error> for Failure {
+    fn from(error: ndz::Error) -> Self {
+        let exit = match error.kind() {
+            ndz::ErrorKind::Input => Exit::Input,
+            ndz::ErrorKind::Verification => Exit::Verification,
+            ndz::ErrorKind::Usage => Exit::Usage,
+            ndz::ErrorKind::Io => Exit::Io,
+        };
+        Self::new(exit, error)
+    }
+}
+
 impl From<chunkfmt::Error> for Failure {
     fn from(error: chunkfmt::Error) -> Self {
         Self::new(error.kind().into(), error)

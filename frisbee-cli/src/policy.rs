@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use agekey::Identity;
-use chunkfmt::{ContentKey, Error, ImageHeader, ManifestHead, Suite, Trust};
+use chunkfmt::{ChunkFormat, ContentKey, Error, ImageHeader, ManifestHead, Suite, Trust};
 use clap::{Args, ValueEnum};
+use ndz::ImageId;
 use uuid::Uuid;
 
 use crate::{Exit, Failure, keys};
@@ -78,6 +79,93 @@ impl KeyOptions {
     }
 }
 
+/// What is asked of an Emulab image.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LegacyKeyOptions {
+    /// Emulab image: key that all of its chunks must be signed with (RSA of 512 bits: no protection against an
+    /// attacker with some patience)
+    #[arg(long, value_name = "FILE.skey")]
+    pub legacy_key: Option<PathBuf>,
+    /// Emulab image: the id that it must have
+    #[arg(long, value_name = "HEX")]
+    pub image_id: Option<ImageId>,
+}
+
+impl LegacyKeyOptions {
+    /// Reads the signature key, and takes the content keys as those of Emulab images, whose files are the same.
+    ///
+    /// # Errors
+    /// If a key cannot be read.
+    pub fn load(&self, keys: &Keys) -> Result<LegacyKeys, Failure> {
+        let content = |key: &ContentKey| ndz::ContentKey::parse(key.to_hex().as_bytes());
+        let signer = self.legacy_key.as_deref().map(keys::load_legacy_key);
+        Ok(LegacyKeys {
+            content: keys.content.iter().map(content).collect::<Result<_, _>>()?,
+            signer: signer.transpose()?,
+            image_id: self.image_id,
+        })
+    }
+}
+
+/// Whether Emulab images are accepted.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LegacyOptions {
+    /// Accept an Emulab image (ndz), whose protection is weak: with --allow-unsigned, or --legacy-key
+    #[arg(long)]
+    pub allow_legacy: bool,
+    /// What is asked of it.
+    #[command(flatten)]
+    pub keys: LegacyKeyOptions,
+}
+
+impl LegacyOptions {
+    /// Checks that an Emulab image is accepted at all.
+    ///
+    /// # Errors
+    /// [`Exit::Verification`] if not.
+    pub fn accept(&self, trust: &TrustOptions) -> Result<(), Failure> {
+        if !self.allow_legacy {
+            return Err(Error::Legacy.into());
+        }
+        if trust.allow_unsigned || self.demands_signature() {
+            return Ok(());
+        }
+        let message = "the image is an Emulab image without an owner's signature: name the key that its chunks are \
+                       signed with by --legacy-key, or install it unchecked with --allow-unsigned";
+        Err(Failure::new(Exit::Verification, message))
+    }
+
+    /// Whether an Emulab image is accepted for the signatures of its chunks.
+    pub fn demands_signature(&self) -> bool {
+        self.allow_legacy && self.keys.legacy_key.is_some()
+    }
+
+    /// Reads the keys of trusted owners, of which there may be none if an Emulab image is accepted without.
+    ///
+    /// # Errors
+    /// As [`TrustOptions::load`].
+    pub fn load_trust(&self, trust: &TrustOptions) -> Result<Trust, Failure> {
+        match trust.load() {
+            // Nobody is trusted.
+            Err(failure) if failure.exit == Exit::Usage && self.demands_signature() => {
+                Ok(Trust::default())
+            }
+            other => other,
+        }
+    }
+}
+
+/// The keys of an Emulab image, and which one is meant.
+#[derive(Debug, Default)]
+pub struct LegacyKeys {
+    /// Content keys: the right one is found. With any, the image must be encrypted.
+    pub content: Vec<ndz::ContentKey>,
+    /// Who must have signed all chunks.
+    pub signer: Option<ndz::PublicKey>,
+    /// The id that all chunks must have.
+    pub image_id: Option<ImageId>,
+}
+
 /// Content keys, and what opens the wrapped ones.
 #[derive(Default)]
 pub struct Keys {
@@ -128,6 +216,18 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Checks that nothing is asked for that an image without UUID, epoch and suite cannot have.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`]
+    pub fn check_legacy_file(&self) -> Result<(), Failure> {
+        if self.uuid.is_none() && self.min_epoch == 0 && self.suite.is_none() {
+            return Ok(());
+        }
+        let message = "an Emulab image has no UUID, epoch or suite: ask for its id with --image-id";
+        Err(Failure::new(Exit::Usage, message))
+    }
+
     fn check_version(&self, uuid: Uuid, epoch: u64) -> Result<(), Error> {
         if let Some(wanted) = self.uuid.filter(|&wanted| wanted != uuid) {
             return Err(Error::NotWanted {
@@ -166,6 +266,11 @@ impl Wanted {
             header.signature_algorithm(),
         );
         match self.suite.map(Suite::from) {
+            Some(suite) if header.chunk_format == ChunkFormat::Ndz => Err(Error::NotWanted {
+                field: "algorithms",
+                found: "those of an Emulab image".into(),
+                wanted: format!("suite {}", suite.name()),
+            }),
             Some(suite) if !suite.admits(codec, cipher, signature) => Err(Error::NotWanted {
                 field: "algorithms",
                 found: [codec.name(), cipher.name(), signature.name()].join(", "),

@@ -1,6 +1,7 @@
 //! Keys from files: content keys, owners' private and public keys, recipients and identities of wrapped keys.
 
 mod file;
+mod legacy;
 mod passphrase;
 
 use std::fs;
@@ -13,6 +14,7 @@ use crate::{Exit, Failure};
 use file::{KeyFile, input};
 
 pub use file::write_new;
+pub use legacy::load_legacy_key;
 
 /// Where a node keeps the public keys of the owners it trusts.
 pub const TRUST_DIRECTORY: &str = "/etc/frisbee/trust.d";
