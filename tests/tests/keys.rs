@@ -232,6 +232,29 @@ fn what_is_no_key_is_refused_with_the_reason() -> Result<()> {
     Ok(())
 }
 
+/// A secret must be root's or the user's own; under sudo that is also who called it.
+#[test]
+fn a_secret_of_somebody_else_is_refused() -> Result<()> {
+    if !met(&[Need::Root]) {
+        return Ok(());
+    }
+    let ring = Ring::new()?;
+    let key = ring.path("owner.key");
+    ring.imagekey(&["sign"], &key)?.success()?;
+    std::os::unix::fs::chown(&key, Some(4711), None)?;
+    let show = |sudo_user: &str| {
+        let mut command = tool("imagekey")?;
+        command.arg("show").arg(&key).env("SUDO_UID", sudo_user);
+        run(command)
+    };
+    for refused in ["", "4712", "root"] {
+        let outcome = show(refused)?;
+        ensure!(outcome.failure(3)?.contains("user 4711"), "{outcome}");
+    }
+    show("4711")?.success()?;
+    Ok(())
+}
+
 #[test]
 fn passphrases_are_checked_and_kept_secret() -> Result<()> {
     if !met(&[Need::Tool("openssl")]) {
