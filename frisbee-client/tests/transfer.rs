@@ -108,6 +108,72 @@ fn images_that_are_not_wanted_leave_the_target_alone() {
     drop(server);
 }
 
+/// A disk, a change of it, a change of that; an image of the first, deltas for the others.
+fn lab_with_deltas(test: u8) -> (Lab, Vec<Vec<u8>>) {
+    let lab = Lab::new(test);
+    let keys = ["--sign", "@owner.key", "--key", "@content.key"];
+    lab.golden();
+    let mut disks = vec![lab.disk()];
+    let mut bases = Vec::new();
+    for (number, image) in [(1_u8, "delta1.frz"), (2, "delta2.frz")] {
+        bases.extend([
+            "--base",
+            ["@golden.frz", "@delta1.frz"][usize::from(number) - 1],
+        ]);
+        let mut disk = disks.last().unwrap().clone();
+        let at = usize::from(number) * 7 * (1 << 20);
+        disk[at..at + 100_000].fill(number);
+        fs::write(lab.path("changed.img"), &disk).unwrap();
+        let epoch = 7 + u64::from(number);
+        lab.image_of("changed.img", image, epoch, &[&keys[..], &bases].concat());
+        disks.push(disk);
+    }
+    let length = |name| fs::metadata(lab.path(name)).unwrap().len();
+    assert!(length("delta2.frz") < length("golden.frz") / 4);
+    (lab, disks)
+}
+
+#[test]
+fn a_delta_is_installed_on_a_disk_that_holds_its_base() {
+    let (lab, disks) = lab_with_deltas(21);
+    let server = lab.serve_image("delta1.frz", "239.192.212.21:17021", 3, &[]);
+    fs::write(lab.path("held.img"), &disks[0]).unwrap();
+    let ended = lab.client(TRUSTING, "held.img");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("were on the disk"), "{ended:?}");
+    assert!(fs::read(lab.path("held.img")).unwrap() == disks[1]);
+
+    let mut other = disks[0].clone();
+    other[1 << 20] ^= 1;
+    fs::write(lab.path("other.img"), &other).unwrap();
+    lab.client(TRUSTING, "other.img")
+        .assert_failed(4, "does not hold the base of this delta: 1 of");
+    assert!(fs::read(lab.path("other.img")).unwrap() == other);
+    lab.client(TRUSTING, "new.img")
+        .assert_failed(4, "is a delta to image");
+    assert!(!lab.path("new.img").exists());
+    server.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_delta_of_a_delta_and_its_bases_come_over_the_network_at_once() {
+    let (lab, disks) = lab_with_deltas(22);
+    let group = |number: u8| format!("239.192.212.{number}:17{number:03}");
+    let servers = [
+        lab.serve_image("delta2.frz", &group(22), 4, &[]),
+        lab.serve_image("delta1.frz", &group(23), 4, &[]),
+        lab.serve_image("golden.frz", &group(24), 4, &[]),
+    ];
+    let bases = [group(23), group(24)];
+    let bases = ["--base-group", &bases[0], "--base-group", &bases[1]];
+    let ended = lab.client(&[TRUSTING, &bases].concat(), "new.img");
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(fs::read(lab.path("new.img")).unwrap() == disks[2]);
+    for server in servers {
+        server.join().unwrap().unwrap();
+    }
+}
+
 #[test]
 fn a_target_that_may_not_be_written_is_refused_before_it_is_touched() {
     let lab = Lab::new(4);

@@ -69,13 +69,18 @@ impl Lab {
 
     /// Makes `golden.frz` of the disk; `arguments` say how it is signed and encrypted.
     pub(crate) fn image(&self, arguments: &[&str]) {
-        let (disk, image) = (self.path("disk.img"), self.path("golden.frz"));
+        self.image_of("disk.img", "golden.frz", 7, arguments);
+    }
+
+    /// Makes an image of a disk, both files of the lab.
+    pub(crate) fn image_of(&self, disk: &str, image: &str, epoch: u64, arguments: &[&str]) {
+        let (disk, image) = (self.path(disk), self.path(image));
         let arguments = arguments.iter().map(|argument| self.expand(argument));
         let command = [
             "imagezip".into(),
             "--force".into(),
             "--epoch".into(),
-            "7".into(),
+            epoch.to_string(),
         ];
         let command = command
             .into_iter()
@@ -102,14 +107,25 @@ impl Lab {
         seconds: u32,
         arguments: &[&str],
     ) -> JoinHandle<Result<(), Failure>> {
-        let image = text(&self.path("golden.frz"));
+        self.serve_image("golden.frz", &self.group, seconds, arguments)
+    }
+
+    /// Serves an image of the lab on a group of the caller's.
+    pub(crate) fn serve_image(
+        &self,
+        image: &str,
+        group: &str,
+        seconds: u32,
+        arguments: &[&str],
+    ) -> JoinHandle<Result<(), Failure>> {
+        let image = text(&self.path(image));
         let seconds = seconds.to_string();
         let command = [
             "frisbeed",
             "--interface",
             "lo",
             "--group",
-            &self.group,
+            group,
             "--exit-after",
             &seconds,
             &image,
