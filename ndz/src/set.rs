@@ -13,6 +13,8 @@ const REGION_ROOM: usize = 4096 - 344;
 pub struct Set {
     image_id: Option<ImageId>,
     first: Option<Common>,
+    /// Number of chunks, if one of them has told it.
+    total: Option<u32>,
     chunks: u32,
     next_sector: u64,
     ended: bool,
@@ -26,7 +28,6 @@ struct Common {
     cipher: Cipher,
     checksum: Checksum,
     image_id: Option<ImageId>,
-    chunks: Option<u32>,
 }
 
 /// What an image turned out to be.
@@ -58,6 +59,7 @@ impl Set {
         Self {
             image_id,
             first: None,
+            total: None,
             chunks: 0,
             next_sector: 0,
             ended: false,
@@ -101,12 +103,21 @@ impl Set {
             cipher: header.cipher,
             checksum: header.checksum,
             image_id: header.image_id,
-            chunks: header.chunks,
         };
         if let Some(what) = self.first.as_ref().and_then(|first| first.differs(&common)) {
             return Err(Error::Foreign { chunk, what });
         }
-        if self.ended {
+        if header
+            .chunks
+            .zip(self.total)
+            .is_some_and(|(here, before)| here != before)
+        {
+            return Err(Error::Foreign {
+                chunk,
+                what: "the number of chunks",
+            });
+        }
+        if self.ended || self.total.is_some_and(|total| chunk >= total) {
             return Err(Error::AfterEnd { chunk });
         }
         let span = header.span.unwrap_or(Span {
@@ -130,6 +141,7 @@ impl Set {
             });
         }
         self.first = self.first.or(Some(common));
+        self.total = self.total.or(header.chunks);
         self.next_sector = span.end;
         self.ended = header.has_short_sector();
         self.last_full = is_full(header);
@@ -143,7 +155,7 @@ impl Set {
     /// There was no chunk, or fewer or more than the header says.
     pub fn finish(&self) -> Result<Summary, Error> {
         let first = self.first.ok_or(Error::Empty)?;
-        if let Some(expected) = first.chunks
+        if let Some(expected) = self.total
             && expected != self.chunks
         {
             return Err(Error::Count {
@@ -155,7 +167,7 @@ impl Set {
             version: first.version,
             chunks: self.chunks,
             sectors: self.next_sector,
-            maybe_cut: self.last_full && first.chunks.is_none() && !self.ended,
+            maybe_cut: self.last_full && self.total.is_none() && !self.ended,
         })
     }
 }
@@ -170,8 +182,6 @@ impl Common {
             Some("the kind of checksum")
         } else if self.image_id != other.image_id {
             Some("the image id")
-        } else if self.chunks != other.chunks {
-            Some("the number of chunks")
         } else {
             None
         }

@@ -233,6 +233,25 @@ fn a_version_1_file_with_fewer_or_more_chunks_than_it_says_is_refused() {
         },
     ];
     assert!(matches!(fault(&mixed), Error::Foreign { chunk: 1, .. }));
+    // One chunk that tells the number is enough.
+    let [first, second, third] = three(1);
+    let told = |total| Made {
+        total,
+        ..first.clone()
+    };
+    let told_once = [told(3), second, third];
+    assert_eq!(restore(&join(&told_once)).unwrap().summary.chunks, 3);
+    let cut = fault(&told_once[..2]);
+    assert!(matches!(
+        cut,
+        Error::Count {
+            found: 2,
+            expected: 3
+        }
+    ));
+    let [_, second, third] = told_once;
+    let error = fault(&[told(2), second, third]);
+    assert!(matches!(error, Error::AfterEnd { chunk: 2 }), "{error}");
 }
 
 #[test]

@@ -448,7 +448,7 @@ fn errors_of_disk_and_output_are_reported() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn any_ranges_are_read_back(
