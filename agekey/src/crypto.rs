@@ -24,14 +24,17 @@ pub(crate) fn random(bytes: &mut [u8]) -> Result<(), Error> {
 }
 
 /// HKDF-SHA-256 (RFC 5869) with 32 bytes of output.
-pub(crate) fn hkdf(secret: &[u8], salt: &[u8], info: &[u8]) -> Secret {
+///
+/// # Errors
+/// None: 32 bytes are one block of the hash. But no key is better than one of zeros.
+pub(crate) fn hkdf(secret: &[u8], salt: &[u8], info: &[u8]) -> Result<Secret, Error> {
     let mut output = Zeroizing::new([0; 32]);
-    // 32 bytes are one block of the hash: neither step can refuse them.
-    let _ = hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
+    hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
         .extract(secret)
         .expand(&[info], hkdf::HKDF_SHA256)
-        .and_then(|key| key.fill(&mut *output));
-    output
+        .and_then(|key| key.fill(&mut *output))
+        .map_err(|_| Error::Format { what: "key length" })?;
+    Ok(output)
 }
 
 /// X25519 (RFC 7748).
@@ -83,13 +86,14 @@ impl FileKey {
         Ok(Self(key))
     }
 
-    pub(crate) fn derive(&self, salt: &[u8], info: &[u8]) -> Secret {
+    pub(crate) fn derive(&self, salt: &[u8], info: &[u8]) -> Result<Secret, Error> {
         hkdf(&*self.0, salt, info)
     }
 
     /// The key of the header's authentication code.
-    pub(crate) fn header_key(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &*self.derive(b"", b"header"))
+    pub(crate) fn header_key(&self) -> Result<hmac::Key, Error> {
+        let key = self.derive(b"", b"header")?;
+        Ok(hmac::Key::new(hmac::HMAC_SHA256, &*key))
     }
 
     /// Seals the file key with a key that is used only once.

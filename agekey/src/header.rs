@@ -118,14 +118,14 @@ impl<'a> Header<'a> {
 
     /// Checks the authentication code.
     pub(crate) fn verify(&self, file_key: &FileKey) -> Result<(), Error> {
-        hmac::verify(&file_key.header_key(), self.authenticated, &self.mac)
+        hmac::verify(&file_key.header_key()?, self.authenticated, &self.mac)
             .map_err(|_| Error::Altered)
     }
 }
 
 impl Header<'_> {
     /// The header with these stanzas.
-    pub(crate) fn encode(stanzas: &[Stanza], file_key: &FileKey) -> Vec<u8> {
+    pub(crate) fn encode(stanzas: &[Stanza], file_key: &FileKey) -> Result<Vec<u8>, Error> {
         let mut text = VERSION.to_vec();
         for stanza in stanzas {
             text.extend(STANZA.bytes());
@@ -143,9 +143,9 @@ impl Header<'_> {
             }
         }
         text.extend(MAC.bytes());
-        let mac = hmac::sign(&file_key.header_key(), &text);
+        let mac = hmac::sign(&file_key.header_key()?, &text);
         text.extend(format!(" {}\n", encode(mac.as_ref())).bytes());
-        text
+        Ok(text)
     }
 }
 
@@ -212,7 +212,7 @@ mod tests {
         #[test]
         fn headers_come_back(stanzas in prop::collection::vec(any_stanza(), 1..8)) {
             let key = FileKey::generate().unwrap();
-            let mut file = Header::encode(&stanzas, &key);
+            let mut file = Header::encode(&stanzas, &key).unwrap();
             file.extend(b"payload");
             prop_assume!(file.len() <= FILE_MAX);
             let (header, payload) = Header::parse(&file).unwrap();

@@ -80,7 +80,7 @@ impl Identity {
         let wrapping_key = match (&self.recipient.0, stanza.arguments.as_slice()) {
             (Key::X25519(point), [kind, share]) if kind == X25519 => {
                 let share = decode(share)?;
-                x25519_key(&*x25519(&self.scalar, &share)?, &share, point)
+                x25519_key(&*x25519(&self.scalar, &share)?, &share, point)?
             }
             (Key::SshEd25519(key), [kind, tag, share])
                 if kind == ssh::KIND && decode(tag)? == key.tag() =>

@@ -36,7 +36,7 @@ const LAST_CHUNK: [u8; 12] = nonce(1);
 /// Encrypts `text`, the content of a key file, for each of `recipients`. A recipient that is named twice counts once.
 ///
 /// # Errors
-/// [`Error::NoRecipients`], [`Error::TooLong`], [`Error::Random`]
+/// [`Error::NoRecipients`], [`Error::TooManyRecipients`], [`Error::TextTooLong`], [`Error::Random`]
 pub fn wrap(text: &str, recipients: &[Recipient]) -> Result<Vec<u8>, Error> {
     if text.len() > TEXT_MAX {
         return Err(Error::TextTooLong { max: TEXT_MAX });
@@ -55,12 +55,12 @@ pub fn wrap(text: &str, recipients: &[Recipient]) -> Result<Vec<u8>, Error> {
         .iter()
         .map(|recipient| recipient.wrap(&file_key))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut file = Header::encode(&stanzas, &file_key);
+    let mut file = Header::encode(&stanzas, &file_key)?;
     let mut nonce = [0; PAYLOAD_NONCE_SIZE];
     crypto::random(&mut nonce)?;
     file.extend(nonce);
     let mut payload = Zeroizing::new(text.as_bytes().to_vec());
-    let key = crypto::aead_key(&CHACHA20_POLY1305, &file_key.derive(&nonce, b"payload"))?;
+    let key = crypto::aead_key(&CHACHA20_POLY1305, &*file_key.derive(&nonce, b"payload")?)?;
     let tag = key
         .seal_in_place_separate_tag(crypto::aead_nonce(LAST_CHUNK), Aad::empty(), &mut payload)
         .map_err(|_| Error::TextTooLong { max: TEXT_MAX })?;
@@ -103,7 +103,7 @@ pub fn unwrap(file: &[u8], identities: &[Identity]) -> Result<Zeroizing<String>,
             what: "payload length",
         })?;
     let mut sealed = Zeroizing::new(sealed.to_vec());
-    let key = crypto::aead_key(&CHACHA20_POLY1305, &file_key.derive(nonce, b"payload"))?;
+    let key = crypto::aead_key(&CHACHA20_POLY1305, &*file_key.derive(nonce, b"payload")?)?;
     let text = key
         .open_in_place(crypto::aead_nonce(LAST_CHUNK), Aad::empty(), &mut sealed)
         .map_err(|_| Error::Altered)?;

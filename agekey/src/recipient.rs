@@ -134,7 +134,7 @@ impl Recipient {
         random(&mut *scalar)?;
         let share = x25519_public(&scalar);
         let wrapping_key = match &self.0 {
-            Key::X25519(point) => x25519_key(&*x25519(&scalar, point)?, &share, point),
+            Key::X25519(point) => x25519_key(&*x25519(&scalar, point)?, &share, point)?,
             Key::SshEd25519(key) => ssh_key(&*x25519(&scalar, &key.montgomery)?, &share, key)?,
         };
         let body = file_key.wrap(&wrapping_key)?;
@@ -147,7 +147,11 @@ impl Recipient {
 }
 
 /// The key that seals the file key in an X25519 stanza.
-pub(crate) fn x25519_key(shared: &[u8; 32], share: &[u8; 32], point: &[u8; 32]) -> Secret {
+pub(crate) fn x25519_key(
+    shared: &[u8; 32],
+    share: &[u8; 32],
+    point: &[u8; 32],
+) -> Result<Secret, Error> {
     hkdf(shared, &[*share, *point].concat(), X25519_INFO)
 }
 
@@ -157,7 +161,7 @@ pub(crate) fn ssh_key(
     share: &[u8; 32],
     key: &ssh::PublicKey,
 ) -> Result<Secret, Error> {
-    let tweak = hkdf(b"", &key.wire, SSH_INFO);
+    let tweak = hkdf(b"", &key.wire, SSH_INFO)?;
     let shared = x25519(&tweak, shared)?;
-    Ok(hkdf(&*shared, &[*share, key.montgomery].concat(), SSH_INFO))
+    hkdf(&*shared, &[*share, key.montgomery].concat(), SSH_INFO)
 }

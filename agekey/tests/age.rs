@@ -267,7 +267,7 @@ fn what_age_refuses_is_refused() {
 #[test]
 fn low_order_recipients_are_refused() {
     let hrp = Hrp::parse("age").unwrap();
-    // The points of low order of RFC 7748's curve, reduced: 0, 1, -1, and the two of order 8.
+    // 0, 1 and -1: points of low order (RFC 7748, section 6.1).
     let mut one = [0; 32];
     one[0] = 1;
     let mut minus_one = [0xff; 32];
