@@ -14,7 +14,7 @@ use super::pairs::{Pairs, shell, time};
 use crate::show::{mb, ratio};
 
 /// An ext4 filesystem with real files.
-const DISK: Recipe = Recipe {
+pub(super) const DISK: Recipe = Recipe {
     table: Table::None,
     sector_size: 512,
     mke2fs: "-t ext4 -b 4096",

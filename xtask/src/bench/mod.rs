@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: beside other tools, in pairs, in the same minutes, on files of a real system.
 
+mod crypto;
 mod image;
 mod multicast;
 mod pairs;
@@ -18,6 +19,8 @@ pub(crate) enum Subject {
     Image,
     /// frisbeed and frisbee-client beside udpcast
     Multicast,
+    /// What signing, encryption, hashes and parity cost, in CPU time
+    Crypto,
 }
 
 /// Measures, and prints tables as they stand in docs/PERFORMANCE.md.
@@ -34,11 +37,15 @@ pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
     if !with_release_binaries()? {
         return Ok(());
     }
-    if subject != Some(Subject::Multicast) {
+    let wanted = |named| subject.is_none_or(|subject| subject == named);
+    if wanted(Subject::Image) {
         image::run(runs)?;
     }
-    if subject != Some(Subject::Image) {
+    if wanted(Subject::Multicast) {
         multicast::run(runs)?;
+    }
+    if wanted(Subject::Crypto) {
+        crypto::run(runs)?;
     }
     Ok(())
 }
