@@ -26,7 +26,8 @@ pub fn feed(data: &[u8]) {
     let trust = Trust::new(Vec::new(), true);
     let index = ImageIndex::read(&mut Cursor::new(&image), Some(&trust));
     let unchecked = ImageIndex::read(&mut Cursor::new(&image), None);
-    assert_eq!(index.is_ok(), unchecked.is_ok());
+    // Without trust the signature area is not looked at either.
+    assert!(index.is_err() || unchecked.is_ok());
     assert!(ImageIndex::read(&mut Cursor::new(&image), Some(&Trust::default())).is_err());
     assert!(install(&image, &Trust::default()).is_err());
     let Ok((manifest, pieces)) = install(&image, &trust) else {

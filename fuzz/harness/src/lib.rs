@@ -9,6 +9,7 @@
 
 pub mod age;
 pub mod chunk;
+pub mod flips;
 pub mod forge;
 pub mod header;
 pub mod image;
