@@ -565,7 +565,7 @@ fn images_of_damaged_deltas() -> Result<()> {
         let mut bytes = fs::read(image)?;
         let parts = e2e::anatomy::Anatomy::of(&bytes)?;
         for chunk in &parts.chunks {
-            bytes[chunk.bytes.start + 1500] ^= 1;
+            bytes[chunk.bytes.start + 1024] ^= 1;
         }
         let path = scene.path(name);
         fs::write(&path, bytes)?;
@@ -574,6 +574,7 @@ fn images_of_damaged_deltas() -> Result<()> {
     let base = damage(&scene.image, "damaged-base.frz")?;
     let outcome = reseal(&scene, &[], &[&base], &first, &never)?;
     refused(&outcome, 4, "signed hash", &never)?;
+    ensure!(outcome.stderr.contains("damaged-base.frz"), "{outcome}");
     let damaged = damage(&first, "damaged-delta.frz")?;
     let outcome = reseal(&scene, &[], &[&scene.image], &damaged, &never)?;
     refused(&outcome, 4, "signed hash", &never)

@@ -30,7 +30,7 @@ names all of them: who was one before can open the image no more, but for a key 
 
 /// Make keys for images
 #[derive(Debug, Parser)]
-#[command(name = "imagekey", version, after_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
+#[command(name = "imagekey", version, after_long_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

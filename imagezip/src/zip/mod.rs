@@ -32,7 +32,8 @@ const EXAMPLES: &str = "Examples:
   imagezip --format ndz --unsigned --unencrypted /dev/sda1 slice.ndz
 
 Only what partition tables and filesystems say is in use is read: ext2, ext3 and ext4 are looked into, everything else
-is saved whole. The keys are made by imagekey.";
+is saved whole. The keys are made by imagekey. A delta is installed with imageunzip --base golden.frz update.frz, or on a
+disk that holds golden.frz. --compare ends with 0 whether the disk differs or not; --json tells which sectors may.";
 
 const USAGE: &str = "imagezip [OPTIONS] --sign <FILE> --key <FILE> <SOURCE> <IMAGE>
        imagezip [OPTIONS] --sign <FILE> --key <FILE> --base <BASE> <SOURCE> <DELTA>
@@ -52,7 +53,7 @@ enum Format {
 /// Make an image of a disk
 #[derive(Debug, Parser)]
 #[command(name = "imagezip", version, override_usage = USAGE)]
-#[command(after_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
+#[command(after_long_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
 pub struct Cli {
     /// Name of the image [default: the image file's name without its extension, or that of the image it is made from]
     #[arg(short, long)]
