@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use agekey::Identity;
-use chunkfmt::{ChunkFormat, ContentKey, Error, ImageHeader, ManifestHead, Suite, Trust};
+use chunkfmt::{ChunkFormat, ContentKey, Context, Error, ImageHeader, ManifestHead, Suite, Trust};
 use clap::{Args, ValueEnum};
 use ndz::ImageId;
 use uuid::Uuid;
@@ -174,18 +174,22 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The content keys for the image that begins with these bytes, its wrapped one among them. They are unwrapped
-    /// before the header's signature is checked: whoever forged them gave away what he put in.
+    /// The content keys for the image that begins with these bytes, its wrapped one among them. No stranger's header
+    /// reaches the identities: its signature is checked first.
     ///
     /// # Errors
     /// What is wrong with the header or the wrapped keys, or that no identity opens them and there is no other key.
-    pub fn for_image(&self, header_bytes: &[u8]) -> Result<Vec<ContentKey>, Failure> {
+    pub fn for_image(
+        &self,
+        header_bytes: &[u8],
+        trust: &Trust,
+    ) -> Result<Vec<ContentKey>, Failure> {
         let mut found = self.content.clone();
         if self.identities.is_empty() {
             return Ok(found);
         }
-        let header = ImageHeader::parse(header_bytes)?;
-        let wrapped = header.wrapped_keys();
+        let context = Context::without_key(header_bytes, trust, &[])?;
+        let wrapped = context.header().wrapped_keys();
         if wrapped.is_empty() {
             return Ok(found);
         }

@@ -19,7 +19,7 @@ before the image's manifest is verified and fits it; it does not boot before eve
 
 /// Receive a multicast image and install it onto a disk or into a file
 #[derive(Debug, Parser)]
-#[command(name = "frisbee-client", version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+#[command(name = "frisbee-client", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     /// Multicast group and UDP port that the server was given
     #[arg(

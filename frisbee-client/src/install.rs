@@ -35,7 +35,7 @@ struct Image {
 
 impl Image {
     fn new(accepted: Accepted, trust: &Trust, keys: &Keys) -> Result<Self, Failure> {
-        let keys = keys.for_image(&accepted.header)?;
+        let keys = keys.for_image(&accepted.header, trust)?;
         let context = Context::new(&accepted.header, trust, &keys)?;
         let contents = Contents::new(&context, accepted.manifest)?;
         Ok(Self {

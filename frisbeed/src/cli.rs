@@ -21,7 +21,7 @@ Examples:
 /// The server needs no key: every client verifies what it receives against the key of the image's owner. It sends
 /// only what clients ask for, keeps nothing about them, and may be stopped, restarted or doubled at any time.
 #[derive(Debug, Parser)]
-#[command(name = "frisbeed", version, after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+#[command(name = "frisbeed", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
     /// Multicast group and UDP port; clients have to be given the same
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value_t = String::from("239.192.7.1:7001"))]

@@ -18,7 +18,7 @@ pub(crate) fn context_of(
     trust: &Trust,
     keys: &Keys,
 ) -> Result<Context, Failure> {
-    let keys = keys.for_image(header_bytes)?;
+    let keys = keys.for_image(header_bytes, trust)?;
     Ok(Context::new(header_bytes, trust, &keys)?)
 }
 

@@ -40,7 +40,7 @@ impl Cli {
     ) -> Result<(), Failure> {
         let start = Instant::now();
         let (mut file, index) = open(source, trust)?;
-        let keys = keys.for_image(&index.manifest_object)?;
+        let keys = keys.for_image(&index.manifest_object, trust)?;
         let context = Arc::new(Context::without_key(&index.manifest_object, trust, &keys)?);
         let readable = context.header().cipher() == Cipher::None || !keys.is_empty();
         if self.deep && !readable {
