@@ -406,3 +406,53 @@ fn image_ids_are_32_digits() {
         assert!(bad.parse::<ImageId>().is_err(), "{bad}");
     }
 }
+
+/// Signatures of v4-signed.ndz made with its private key, which can be had from its key file: blocks that differ from
+/// the right one in one respect.
+mod forged {
+    /// The 33 bytes behind the digest are A5.
+    pub(super) const TAIL: &str = "9368b6d0c0006cf44c84cd3fd2ed0ac4f58757948269dbbb5cb8646f026f631c6bdf1e53a3e7957bd675ac18589bf64d5b39b6b10bcb1fb09a7d7566b9744d2c";
+    /// Block type 2.
+    pub(super) const TYPE_2: &str = "4e537f6aa64328c79c4631f2d37b28e569a57682f6295f1b8e3546a8c5fceec0064828aab7c6237a398128e41b5d6b4e3879e6374e83dda6e15cc321a960abd2";
+    /// Seven bytes FF.
+    pub(super) const SHORT_PADDING: &str = "5d9f659408f972e0d3fa6f0ba52fd6c0012830f9f234da5179b78f1b9402aaa7cae75c356e83bf678f22ca5242b346071cd0bb5e297bed69b0fe483efb9435e2";
+    /// FF where the zero behind the padding should be.
+    pub(super) const NO_END: &str = "9a1cbbaffd2f5f608194fa397af44b7b2164c352023fa936e907aa7553738f7b534036309095ed28810430028e20cd322d5a4a25b0876bd2f8544074b66578c3";
+    /// The digest at the end of a block of zeros.
+    pub(super) const BARE: &str = "03da7c607190b221c0af1e2bf52539d84c3fe020e0568f56fd0ef3160c6ffccbe1573513280facd2158c3314ef5a84fd91d1eb6cfce4fa5bed3066ae64ba4acd";
+    /// The last byte of the digest is another one.
+    pub(super) const WRONG_LAST: &str = "60728d929cda7ab8dd38662db5d0b06c0000c1c624016f51d4ec697c2579fb7a6bfbf94887d6da4fdd5c76e5fbebde04f204c8888e17494ea0240b6f043d8246";
+}
+
+fn with_signature(hex: &str) -> Vec<u8> {
+    let mut image = golden("v4-signed.ndz");
+    for (at, byte) in image[72..136].iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
+    }
+    image
+}
+
+#[test]
+fn signature_blocks_of_another_form_are_refused() {
+    let key = public_key("v4-signed.ndz");
+    for forged in [
+        forged::TYPE_2,
+        forged::SHORT_PADDING,
+        forged::NO_END,
+        forged::BARE,
+        forged::WRONG_LAST,
+    ] {
+        let answer = verify(0, &with_signature(forged), Demand::Signature(&key));
+        assert!(
+            matches!(answer, Err(Error::Signature { chunk: 0 })),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn bytes_behind_the_digest_in_a_signature_block_are_ignored() {
+    let key = public_key("v4-signed.ndz");
+    let answer = verify(0, &with_signature(forged::TAIL), Demand::Signature(&key));
+    assert_eq!(answer.unwrap(), Integrity::Signature);
+}
