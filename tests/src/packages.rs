@@ -2,8 +2,20 @@
 
 use std::path::PathBuf;
 
-/// Program and Debian package.
+/// Debian's Python, for which the modules below are; another one in `PATH` does not have them.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// What the second implementation of the image format needs (`testdata/reference`).
+pub const PYTHON_CRYPTOGRAPHY: &str = "/usr/lib/python3/dist-packages/cryptography/__init__.py";
+
+/// What the second implementation of the image format needs (`testdata/reference`).
+pub const PYTHON_ZSTANDARD: &str = "/usr/lib/python3/dist-packages/zstandard/__init__.py";
+
+/// Program, or file with its whole path, and Debian package.
 pub const TOOLS: &[(&str, &str)] = &[
+    (PYTHON, "python3"),
+    (PYTHON_CRYPTOGRAPHY, "python3-cryptography"),
+    (PYTHON_ZSTANDARD, "python3-zstandard"),
     ("age", "age"),
     ("age-keygen", "age"),
     ("blkid", "util-linux"),
@@ -50,7 +62,7 @@ pub const BENCH_TOOLS: &[(&str, &str)] = &[
 /// Where system programs are, also for users whose `PATH` has no `sbin`.
 const SYSTEM_PATHS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 
-/// The path of a program.
+/// The path of a program, or the path itself of a file that is there.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
