@@ -1,6 +1,6 @@
 //! The images that a delta is relative to, and which chunks they hold.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,11 +31,13 @@ impl Indexed {
     pub(crate) fn open(path: &Path, access: &Access) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let named = |failure: Failure| failure.context(&name);
-        let mut file = File::open(path).map_err(|error| named(Failure::new(Exit::Input, error)))?;
-        if !file.metadata().is_ok_and(|found| found.is_file()) {
-            let message = "is not a regular file: a base or a delta is not read in one pass";
-            return Err(Failure::new(Exit::Input, format!("{name} {message}")));
+        let io = |error| named(Failure::new(Exit::Input, error));
+        // Before it is opened: a named pipe would wait for a writer.
+        if !fs::metadata(path).map_err(io)?.is_file() {
+            let message = "is not a regular file: bases and deltas are not read in one pass";
+            return Err(named(Failure::new(Exit::Input, message)));
         }
+        let mut file = File::open(path).map_err(io)?;
         let index = ImageIndex::read(&mut file, Some(&access.trust))
             .map_err(|error| named(error.into()))?;
         let context = access
