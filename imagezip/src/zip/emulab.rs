@@ -164,6 +164,10 @@ impl Cli {
                            --unencrypted, and protect the image by other means";
             return Err(Failure::new(Exit::Usage, message));
         }
+        if self.name.is_some() || self.epoch.is_some() || self.chunk_size.is_some() {
+            let message = "--format ndz: Emulab images have no --name and no --epoch, and their own --chunk-size";
+            return Err(Failure::new(Exit::Usage, message));
+        }
         let level = self.protection.zlib_level()?;
         let missing = || Failure::new(Exit::Usage, "name the image to write");
         let image = self.image.as_deref().ok_or_else(missing)?;

@@ -81,7 +81,7 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, conflicts_with_all = ["from", "compare"])]
     format: Format,
     /// Version of an ndz image, 3 or 5 [default: 3, for disks above 2 TiB 5]
-    #[arg(long, value_name = "N", value_parser = ["3", "5"])]
+    #[arg(long, value_name = "N", value_parser = ["3", "5"], requires = "format")]
     ndz_version: Option<String>,
     /// Overwrite an existing image
     #[arg(short, long)]
@@ -162,19 +162,16 @@ impl Cli {
         let Some(base) = base else {
             return Ok(self.epoch.unwrap_or(usual));
         };
-        let least = base.index.header.epoch().saturating_add(1);
-        match self.epoch {
-            Some(epoch) if epoch < least => {
-                let message = format!(
-                    "--epoch {epoch}: a delta is newer than its base {}, which has epoch {}: name a larger one",
-                    base.name,
-                    base.index.header.epoch()
-                );
-                Err(Failure::new(Exit::Usage, message))
-            }
-            Some(epoch) => Ok(epoch),
-            None => Ok(usual.max(least)),
+        let before = base.index.header.epoch();
+        let epoch = self.epoch.unwrap_or(usual.max(before.saturating_add(1)));
+        if epoch <= before {
+            let message = format!(
+                "--epoch {epoch}: a delta is newer than its base {}, which has epoch {before}: name a larger one",
+                base.name,
+            );
+            return Err(Failure::new(Exit::Usage, message));
         }
+        Ok(epoch)
     }
 
     fn describe(
