@@ -89,15 +89,20 @@ impl From<ErrorKind> for Exit {
     }
 }
 
+impl From<ndz::ErrorKind> for Exit {
+    fn from(kind: ndz::ErrorKind) -> Self {
+        match kind {
+            ndz::ErrorKind::Input => Self::Input,
+            ndz::ErrorKind::Verification => Self::Verification,
+            ndz::ErrorKind::Usage => Self::Usage,
+            ndz::ErrorKind::Io => Self::Io,
+        }
+    }
+}
+
 impl From<ndz::Error> for Failure {
     fn from(error: ndz::Error) -> Self {
-        let exit = match error.kind() {
-            ndz::ErrorKind::Input => Exit::Input,
-            ndz::ErrorKind::Verification => Exit::Verification,
-            ndz::ErrorKind::Usage => Exit::Usage,
-            ndz::ErrorKind::Io => Exit::Io,
-        };
-        Self::new(exit, error)
+        Self::new(error.kind().into(), error)
     }
 }
 

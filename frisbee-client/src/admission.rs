@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, mpsc};
 
-use chunkfmt::{Error, HEADER_SIZE, Manifest, ManifestHead, Trust};
+use chunkfmt::{
+    ChunkFormat, Error, HEADER_SIZE, ImageHeader, Manifest, ManifestHead, SignatureAlgorithm, Trust,
+};
 use frisbee_cli::Failure;
-use frisbee_cli::policy::Wanted;
+use frisbee_cli::policy::{LegacyOptions, TrustOptions, Wanted};
 use frisbee_proto::{Admission, Admitted, ObjectInfo};
 
 use crate::receiver::Message;
@@ -21,14 +23,32 @@ pub(crate) struct Accepted {
 pub(crate) struct Policy {
     pub(crate) trust: Arc<Trust>,
     pub(crate) wanted: Wanted,
+    pub(crate) owners: TrustOptions,
+    pub(crate) legacy: LegacyOptions,
 }
 
 impl Policy {
     fn judge(&self, block: &[u8]) -> Result<ManifestHead, Error> {
         let head = ManifestHead::parse(block)?;
         self.wanted.check_head(&head)?;
-        head.verify(block, &self.trust)?;
-        Ok(head)
+        match head.verify(block, &self.trust) {
+            // It may be an Emulab image with signed chunks, which only the image header tells.
+            Err(Error::Unsigned) if self.legacy.demands_signature() => Ok(head),
+            other => other.map(|()| head),
+        }
+    }
+
+    /// Judges what the head does not tell.
+    fn judge_header(&self, header: &ImageHeader) -> Result<(), Failure> {
+        let unsigned = header.signature_algorithm() == SignatureAlgorithm::None;
+        match header.chunk_format {
+            ChunkFormat::Ndz if unsigned => self.legacy.accept(&self.owners),
+            ChunkFormat::Ndz if !self.legacy.allow_legacy => Err(Error::Legacy.into()),
+            ChunkFormat::Frz if unsigned && !self.owners.allow_unsigned => {
+                Err(Error::Unsigned.into())
+            }
+            ChunkFormat::Ndz | ChunkFormat::Frz => Ok(()),
+        }
     }
 }
 
@@ -78,8 +98,13 @@ impl Admission for Gate {
     }
 
     fn open_manifest(&mut self, mut object0: Vec<u8>) -> Option<Vec<ObjectInfo>> {
-        match Manifest::parse(self.head.take()?, &object0) {
-            Ok((_, manifest)) => {
+        let parsed = Manifest::parse(self.head.take()?, &object0).map_err(Failure::from);
+        let judged = parsed.and_then(|(header, manifest)| {
+            self.policy.judge_header(&header)?;
+            Ok(manifest)
+        });
+        match judged {
+            Ok(manifest) => {
                 object0.truncate(HEADER_SIZE);
                 let present = manifest.present();
                 let objects = present
@@ -99,8 +124,8 @@ impl Admission for Gate {
                     .ok()?;
                 Some(objects)
             }
-            Err(error) => {
-                self.refused = Some(error.into());
+            Err(why) => {
+                self.refused = Some(why);
                 None
             }
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use frisbee_cli::exit::EXIT_CODES;
-use frisbee_cli::policy::{KeyOptions, TrustOptions, Wanted};
+use frisbee_cli::policy::{KeyOptions, LegacyOptions, TrustOptions, Wanted};
 use imageunzip::unzip::Free;
 
 const EXAMPLES: &str = "Examples:
@@ -13,9 +13,11 @@ const EXAMPLES: &str = "Examples:
   frisbee-client --timeout 60 --free zero --yes /dev/sda
   frisbee-client --uuid 8d0ca7b2-1f5e-4a3a-9a52-6a4b1b1c9d10 disk.img
   frisbee-client --group 239.192.7.2:7001 --base-group 239.192.7.1:7001 --yes /dev/sda
+  frisbee-client --allow-legacy --allow-unsigned --yes /dev/sda
 
 The client takes the first image announced on the group that a trusted owner has signed. The target is not touched
-before the image's manifest is verified and fits it; it does not boot before everything is on it.";
+before the image's manifest is verified and fits it; it does not boot before everything is on it.
+The last example takes whatever is announced first, also an Emulab image.";
 
 /// Receive a multicast image and install it onto a disk or into a file
 #[derive(Debug, Parser)]
@@ -42,6 +44,8 @@ pub struct Cli {
     pub(crate) keys: KeyOptions,
     #[command(flatten)]
     pub(crate) wanted: Wanted,
+    #[command(flatten)]
+    pub(crate) legacy: LegacyOptions,
     /// What to do with the disk's free space
     #[arg(long, value_enum, default_value_t)]
     pub(crate) free: Free,

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use chunkfmt::{Context, Error, PlainHash, Trust};
-use frisbee_cli::policy::{Keys, Wanted};
+use chunkfmt::{
+    ChunkFormat, Context, Error, ImageHeader, PlainHash, SignatureAlgorithm, Span, Trust,
+};
+use frisbee_cli::policy::{Keys, LegacyKeys, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
 use frisbee_proto::ClientStats;
 use frisbee_udp::{Group, Interface};
 use imageunzip::{
-    Candidate, Contents, Event, InstallOptions, Installer, Origin, Report, Stopped, origin,
+    Candidate, Contents, Event, Expected, Format, InstallOptions, Installer, Legacy, Origin,
+    Report, Stopped, Target, origin,
 };
 use serde_json::json;
 
@@ -31,17 +34,61 @@ const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
 struct Image {
     context: Arc<Context>,
     contents: Contents,
+    /// What opens the chunks of an Emulab image.
+    legacy: Option<Arc<Legacy>>,
 }
 
 impl Image {
-    fn new(accepted: Accepted, trust: &Trust, keys: &Keys) -> Result<Self, Failure> {
+    fn new(
+        accepted: Accepted,
+        trust: &Trust,
+        keys: &Keys,
+        legacy: LegacyKeys,
+    ) -> Result<Self, Failure> {
+        let header = ImageHeader::parse(&accepted.header)?;
+        let is_legacy = header.chunk_format == ChunkFormat::Ndz;
+        let unsigned = Trust::new(Vec::new(), true);
+        let trust = match header.signature_algorithm() {
+            // Accepted already, and its chunks prove themselves if that is asked for.
+            SignatureAlgorithm::None if is_legacy => &unsigned,
+            _ => trust,
+        };
         let keys = keys.for_image(&accepted.header, trust)?;
         let context = Context::new(&accepted.header, trust, &keys)?;
         let contents = Contents::new(&context, accepted.manifest)?;
+        let legacy =
+            is_legacy.then(|| Legacy::of_manifest(legacy, &contents.manifest, header.disk_sectors));
         Ok(Self {
             context: Arc::new(context),
             contents,
+            legacy: legacy.map(Arc::new),
         })
+    }
+
+    fn format(&self, bases: &[Self]) -> Format {
+        match &self.legacy {
+            Some(legacy) => Format::Ndz(Arc::clone(legacy)),
+            None => Format::Frz {
+                context: Arc::clone(&self.context),
+                bases: bases.iter().map(|base| Arc::clone(&base.context)).collect(),
+            },
+        }
+    }
+
+    /// The sectors that a chunk answers for.
+    fn span(&self, index: u32) -> Span {
+        let secret = self.contents.secret(index);
+        secret.map(|secret| secret.layout.span).unwrap_or_default()
+    }
+
+    /// Judges an Emulab image by the first of its chunks: its manifest proves nothing, so the target waits for it.
+    fn check_first(&self, first: Option<&Message>, target: &Target) -> Result<(), Failure> {
+        let (Some(legacy), Some(Message::Chunk { index, bytes, .. })) = (&self.legacy, first)
+        else {
+            return Ok(());
+        };
+        let checked = legacy.check(*index, bytes, self.span(*index), &target.window());
+        checked.map_err(|error| refused(*index, error, UNTOUCHED))
     }
 }
 
@@ -84,8 +131,9 @@ impl Cli {
     /// # Errors
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
-        let trust = Arc::new(self.trust.load()?);
+        let trust = Arc::new(self.legacy.load_trust(&self.trust)?);
         let keys = self.keys.load()?;
+        let legacy = self.legacy.keys.load(&keys)?;
         let network = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
         let group: Group = self.group.parse().map_err(network)?;
         let base_groups: Vec<Group> = self
@@ -104,6 +152,8 @@ impl Cli {
             let policy = Policy {
                 trust: Arc::clone(&trust),
                 wanted,
+                owners: self.trust.clone(),
+                legacy: self.legacy.clone(),
             };
             self.receive(layer, group, policy, sender.clone())
         };
@@ -113,7 +163,7 @@ impl Cli {
             early: RefCell::default(),
             interrupt,
         };
-        let image = Image::new(inbox.manifest(0)?, &trust, &keys)?;
+        let image = Image::new(inbox.manifest(0)?, &trust, &keys, legacy)?;
         let header = image.context.header();
         self.wanted.check(header)?;
         let mut bases = Vec::new();
@@ -126,7 +176,7 @@ impl Cli {
                 ..Wanted::default()
             };
             receivers.push(receive(layer, group, wanted)?);
-            let found = Image::new(inbox.manifest(layer)?, &trust, &keys)?;
+            let found = Image::new(inbox.manifest(layer)?, &trust, &keys, LegacyKeys::default())?;
             let digest = &found.contents.manifest.digest;
             base.check(header, found.context.header(), digest)?;
             next = found.context.header().base;
@@ -225,7 +275,9 @@ impl Cli {
         candidate: Candidate,
         room: &Room,
     ) -> Result<(), Failure> {
-        let Image { context, contents } = image;
+        let Image {
+            context, contents, ..
+        } = image;
         let header = context.header();
         let inbox = &room.inbox;
         if !context.is_verified() {
@@ -293,14 +345,21 @@ impl Cli {
                 Event::Refused { index, error } => {
                     drop(sender.send(Message::Refused { index, error }));
                 }
+                Event::UnknownRelocation { index, kind } => {
+                    let text = format!(
+                        "chunk {index}: a relocation of kind {kind}, which is not known: its bytes stay as they are"
+                    );
+                    drop(sender.send(Message::Line(text)));
+                }
                 Event::Failed => drop(sender.send(Message::WriteFailed)),
             }
         };
         // A manifest may be an old one that somebody repeats. Until somebody has the chunks, the disk stays as it is.
         let expected = contents.manifest.present().count() + plan.uses.len();
-        let bases: Vec<_> = bases.iter().map(|base| Arc::clone(&base.context)).collect();
+        let format = image.format(bases);
         let installed = first_chunk(inbox, expected, &progress).and_then(|first| {
-            let installer = Installer::start(context, &bases, target, &options, observer)?;
+            image.check_first(first.as_ref(), &target)?;
+            let installer = Installer::start(&format, target, &options, observer)?;
             let feed = Feed {
                 installer: &installer,
                 image,
@@ -425,7 +484,9 @@ impl Feed<'_> {
                     }
                 }
                 Message::Line(text) => self.progress.line(&format!("frisbee-client: {text}")),
-                Message::Refused { index, error } => return Err(refused(index, error)),
+                Message::Refused { index, error } => {
+                    return Err(refused(index, error, INCOMPLETE));
+                }
                 Message::WriteFailed => return Err(stopped(Stopped)),
                 Message::Manifest(..) | Message::Failed(_) => {}
             }
@@ -435,7 +496,13 @@ impl Feed<'_> {
 
     fn submit(&self, layer: usize, index: u32, bytes: Vec<u8>) -> Result<(), Stopped> {
         let Some(layer) = layer.checked_sub(1) else {
-            return self.installer.submit(index, bytes);
+            return match &self.image.legacy {
+                Some(_) => {
+                    let span = self.image.span(index);
+                    self.installer.submit_legacy(index, bytes, span)
+                }
+                None => self.installer.submit(index, bytes),
+            };
         };
         let origin = Origin { layer, index };
         match self.plan.uses.get(&origin) {
@@ -462,11 +529,12 @@ fn finish(
 ) -> Result<(Report, ClientStats), Failure> {
     match fed {
         Ok(stats) => {
-            let report = installer.finish(&image.contents.manifest.entries);
+            let entries = &image.contents.manifest.entries;
+            let report = installer.finish(&Expected::Manifest(entries.into()));
             // A chunk that was refused at the very end says more than that it is missing.
             while let Ok(message) = inbox.messages.try_recv() {
                 if let Message::Refused { index, error } = message {
-                    return Err(refused(index, error));
+                    return Err(refused(index, error, INCOMPLETE));
                 }
             }
             Ok((report?, stats))
@@ -486,10 +554,10 @@ fn finish(
 }
 
 /// The chunk is the one that the owner's manifest names, so no other copy of it would be better.
-fn refused(index: u32, error: Error) -> Failure {
+fn refused(index: u32, error: imageunzip::Error, state: &str) -> Failure {
     let failure = Failure::from(error);
     Failure::new(
         failure.exit,
-        format!("chunk {index} of the image is not valid: {failure} ({INCOMPLETE})"),
+        format!("chunk {index} of the image is not valid: {failure} ({state})"),
     )
 }

@@ -37,7 +37,10 @@ pub(crate) enum Message {
     /// The end, from the network's side.
     Failed(Failure),
     /// The pipeline refused a chunk.
-    Refused { index: u32, error: chunkfmt::Error },
+    Refused {
+        index: u32,
+        error: imageunzip::Error,
+    },
     /// The pipeline has stopped.
     WriteFailed,
 }

@@ -14,7 +14,9 @@ Examples:
     frisbeed --group 239.192.7.1:7001 --interface eth0 golden.frz
     frisbeed --group 239.192.7.2:7001 --interface eth0 other.frz
   Leave room for others on a gigabit network, and end when all clients are done:
-    frisbeed --rate 700M --exit-after 60 --interface eth0 golden.frz";
+    frisbeed --rate 700M --exit-after 60 --interface eth0 golden.frz
+  Serve an old image of Emulab to clients that accept such (--allow-legacy):
+    frisbeed --interface eth0 old.ndz";
 
 /// Multicast a disk image to any number of machines
 ///
@@ -47,7 +49,7 @@ pub struct Cli {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Image to serve
+    /// Image to serve, of this project (frz) or of Emulab (ndz)
     #[arg(value_name = "IMAGE")]
     pub(crate) image: PathBuf,
 }

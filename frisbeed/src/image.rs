@@ -1,12 +1,12 @@
-//! The image file being served: what is in it and where.
+//! The image file being served: what is in it and where. Emulab images get header and manifest here.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use chunkfmt::{BLOCK_SIZE, ImageIndex};
-use frisbee_cli::{Exit, Failure};
+use chunkfmt::{BLOCK_SIZE, ImageIndex, LegacyIndex, NAME_MAX, Span};
+use frisbee_cli::{Exit, Failure, say};
 use frisbee_proto::{Image, Loaded, ObjectInfo};
 
 /// An open image file and its table of contents.
@@ -25,7 +25,10 @@ impl ImageFile {
         let in_file = |failure| crate::in_file(path, failure);
         let mut file =
             File::open(path).map_err(|error| in_file(Failure::new(Exit::Input, error)))?;
-        let index = ImageIndex::read(&mut file, None).map_err(|error| in_file(error.into()))?;
+        let index = match is_legacy(&file) {
+            true => legacy_index(&file, path).map_err(in_file)?,
+            false => ImageIndex::read(&mut file, None).map_err(|error| in_file(error.into()))?,
+        };
         let head =
             <Box<[u8; BLOCK_SIZE]>>::try_from(index.manifest_head.clone()).map_err(|_| {
                 in_file(Failure::new(
@@ -91,4 +94,42 @@ impl ImageFile {
         };
         Loaded::new(bytes).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
+}
+
+/// Whether a file begins like an Emulab image. One that cannot be read is told by who reads it next.
+fn is_legacy(file: &File) -> bool {
+    let mut head = [0; 4];
+    file.read_exact_at(&mut head, 0).is_ok() && ndz::is_image(&head)
+}
+
+/// Reads an Emulab image from beginning to end, checks that its chunks belong together, and makes what it lacks.
+/// Whether their data are good is the clients' business, who have the keys.
+fn legacy_index(file: &File, path: &Path) -> Result<ImageIndex, Failure> {
+    let mut index = LegacyIndex::default();
+    let mut reader = ndz::Reader::new(file);
+    while let Some((chunk, span)) = reader.next_chunk()? {
+        let span = Span {
+            first: span.first,
+            sectors: span.end.saturating_sub(span.first),
+        };
+        let plain_bytes = chunk.header().sectors() * ndz::SECTOR_SIZE as u64;
+        index.add(reader.bytes(), span, plain_bytes);
+    }
+    if reader.finish()?.maybe_cut {
+        say(&format!(
+            "frisbeed: warning: {}: the last chunk is full: the image may have been cut behind it",
+            path.display()
+        ));
+    }
+    Ok(index.finish(image_name(path))?)
+}
+
+/// The file's name without its ending, as an image can have it.
+fn image_name(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let mut name: String = stem.chars().filter(|char| !char.is_control()).collect();
+    while name.len() > NAME_MAX {
+        name.pop();
+    }
+    name
 }

@@ -11,10 +11,11 @@ use chunkfmt::{
     check_roots,
 };
 use clap::Parser;
-use frisbee_cli::policy::{KeyOptions, Keys, TrustOptions};
+use frisbee_cli::policy::{KeyOptions, Keys, LegacyKeyOptions, TrustOptions};
 use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
 use serde_json::{Value, json};
 
+use crate::legacy;
 use crate::source::{Source, read_all};
 
 const EXAMPLES: &str = "Examples:
@@ -25,22 +26,25 @@ const EXAMPLES: &str = "Examples:
   imagedump --verify --trust owner.pub golden.frz            is the file what its owner signed?
   imagedump --verify --deep --key content.key golden.frz     also decrypts and decompresses everything
   imagedump --against /dev/sdb --key content.key golden.frz  is the disk what the image says?
+  imagedump --verify --key old.ekey --legacy-key old.ndz.skey old.ndz
 
 To show an image no signature needs to be checked: without --trust none is, and the output says so. Hashes of chunks against the manifest are always
 checked; the sectors of an encrypted image can only be shown with its key.";
 
 /// Show what an image consists of
 #[derive(Debug, Parser)]
-#[command(name = "imagedump", version, after_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
+#[command(name = "imagedump", version, after_long_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
 pub struct Cli {
     #[command(flatten)]
     pub(crate) trust: TrustOptions,
     #[command(flatten)]
     pub(crate) keys: KeyOptions,
+    #[command(flatten)]
+    pub(crate) legacy: LegacyKeyOptions,
     /// Verify signatures, the roots of chunks and parity, and (with the key, if there is one) that the chunks tile the
     /// disk
     #[arg(long, conflicts_with = "ranges")]
-    verify: bool,
+    pub(crate) verify: bool,
     /// With --verify: also decrypt and decompress every chunk and check its plain hash
     #[arg(long, requires = "verify")]
     pub(crate) deep: bool,
@@ -52,7 +56,7 @@ pub struct Cli {
     pub(crate) threads: Option<u16>,
     /// Show the ranges of sectors in each chunk
     #[arg(long)]
-    ranges: bool,
+    pub(crate) ranges: bool,
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
@@ -81,14 +85,18 @@ impl Cli {
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
         let keys = self.keys.load()?;
+        let interrupt = Interrupt::watch()?;
+        let source = Source::open(&self.image)?;
+        let name = source.name();
+        if source.is_legacy(&interrupt)? {
+            let done = legacy::dump::run(self, &source, &keys, &interrupt);
+            return done.map_err(|failure| failure.context(name));
+        }
         let checking = self.verify || self.against.is_some();
         let trust = match self.trust.trust.as_slice() {
             [] if !checking => Trust::new(Vec::new(), true),
             _ => self.trust.load()?,
         };
-        let interrupt = Interrupt::watch()?;
-        let source = Source::open(&self.image)?;
-        let name = source.name();
         let done = match &self.against {
             Some(disk) => self.compare(&source, disk, &trust, &keys, &interrupt),
             None if self.verify => self.verify(&source, &trust, &keys, &interrupt),
@@ -105,7 +113,7 @@ impl Cli {
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let mut reader = source.reader(trust, interrupt)?;
-        let keys = keys.for_image(reader.header_bytes())?;
+        let keys = keys.for_image(reader.header_bytes(), trust)?;
         let context = Arc::new(Context::without_key(reader.header_bytes(), trust, &keys)?);
         let header = context.header().clone();
         let readable = !keys.is_empty() || header.cipher() == chunkfmt::Cipher::None;

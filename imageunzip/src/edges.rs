@@ -12,6 +12,7 @@ const EDGE: u64 = 1 << 20;
 const BOOT: usize = 4096;
 
 /// Parts of the disk that are held back until the end.
+#[derive(Debug)]
 pub(crate) struct Edges {
     /// Offset of the tail; the head is `0..head.len()`.
     tail_at: u64,
@@ -29,6 +30,14 @@ impl Edges {
             tail_at: disk_bytes - tail,
             head: vec![0; length(head)],
             tail: vec![0; length(tail)],
+        }
+    }
+
+    /// The beginning of a disk of which only the end of the image will tell how large it is.
+    pub(crate) fn without_end() -> Self {
+        Self {
+            tail_at: u64::MAX,
+            ..Self::new(EDGE)
         }
     }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use chunkfmt::Part;
+use chunkfmt::relocation::RelocationError;
 use frisbee_cli::{Exit, Failure, units};
 
 /// Everything that can go wrong between an image and a disk.
@@ -12,6 +14,38 @@ pub enum Error {
     /// The image is not right.
     #[error(transparent)]
     Format(#[from] chunkfmt::Error),
+    /// The Emulab image is not right.
+    #[error(transparent)]
+    Ndz(#[from] ndz::Error),
+    /// A chunk cannot be adapted to the place of its partition.
+    #[error("{part}: {fault}")]
+    Relocation {
+        /// Which chunk.
+        part: Part,
+        /// Why.
+        fault: RelocationError,
+    },
+    /// A chunk of an image that tells its size only at the end does not fit the target.
+    #[error(
+        "chunk {chunk} ends {} behind the start of the disk, the target has {}: use a larger one",
+        units::size(*end), units::size(*found)
+    )]
+    Beyond {
+        /// Which chunk.
+        chunk: u32,
+        /// Where it ends, in bytes.
+        end: u64,
+        /// Bytes of the target.
+        found: u64,
+    },
+    /// The image was another one when it was checked.
+    #[error(
+        "chunk {chunk} was changed after it was checked: the disk is incomplete and will not boot"
+    )]
+    Changed {
+        /// Which chunk.
+        chunk: u32,
+    },
     /// The target cannot be opened.
     #[error("{}: cannot be opened for writing: {source}", path.display())]
     Open {
@@ -116,6 +150,13 @@ pub enum Error {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {
+            Error::Ndz(error) => error.kind().into(),
+            Error::Relocation {
+                fault: RelocationError::TooFar { .. },
+                ..
+            } => Exit::Usage,
+            Error::Relocation { .. } | Error::Changed { .. } => Exit::Input,
+            Error::Beyond { .. } => Exit::Target,
             Error::Format(error) => error.kind().into(),
             Error::Open { .. }
             | Error::Kind { .. }

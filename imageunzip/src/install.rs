@@ -1,15 +1,19 @@
 //! The pipeline: chunks in, verified data on the disk.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use chunkfmt::tree::Cv;
-use chunkfmt::{ChunkEntry, Context, Error as FormatError, Layout, Opener, Part, PlainHash};
+use chunkfmt::{ChunkEntry, Context, Error as FormatError, Layout, Opener, Part, PlainHash, Span};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::contents::Origin;
+use crate::legacy::Legacy;
+use crate::open::{ChunkOpener, Job, OpenStage, Opened, Parcel, Proof, Source};
 use crate::target::Disk;
+use crate::write::{WriteStage, Written};
 use crate::{Error, Target};
 
 /// What happens to free space.
@@ -60,7 +64,14 @@ pub enum Event {
         /// Which chunk.
         index: u32,
         /// What is wrong with it.
-        error: chunkfmt::Error,
+        error: Error,
+    },
+    /// A chunk has a relocation of a kind that is not known; the bytes stay as they are in the image.
+    UnknownRelocation {
+        /// Which chunk.
+        index: u32,
+        /// The kind.
+        kind: u32,
     },
     /// Writing failed and the pipeline has stopped; [`Installer::finish`] tells why.
     Failed,
@@ -83,46 +94,85 @@ pub struct Report {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped;
 
-type Observer = Arc<dyn Fn(Event) + Send + Sync>;
+pub(crate) type Observer = Arc<dyn Fn(Event) + Send + Sync>;
 
-/// A chunk on its way into the pipeline.
-struct Job {
-    index: u32,
-    bytes: Vec<u8>,
-    source: Source,
-}
-
-enum Source {
-    /// A chunk of the image itself.
-    Own,
-    /// A chunk of a base, which must have the plain hash that the image names.
-    Base {
-        origin: Origin,
-        plain_hash: PlainHash,
+/// What the chunks are, and what opens them.
+pub enum Format {
+    /// Chunks of the frz format.
+    Frz {
+        /// Opens the image's own chunks.
+        context: Arc<Context>,
+        /// Open the chunks that a delta leaves out, the nearest base first.
+        bases: Vec<Arc<Context>>,
     },
-    /// On the disk already; only its free space is still to be cleared.
-    Kept(Layout),
+    /// Chunks of an Emulab image.
+    Ndz(Arc<Legacy>),
 }
 
-/// How an open chunk proved to be the right one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Proof {
-    /// By this root, which the manifest has to name.
-    Root(Cv),
-    /// By its plain hash, which is the manifest's.
-    PlainHash,
-    /// By what is on the disk.
-    #[default]
-    OnDisk,
+impl Format {
+    /// Chunks of an image that is no delta.
+    pub fn frz(context: &Arc<Context>) -> Self {
+        Self::Frz {
+            context: Arc::clone(context),
+            bases: Vec::new(),
+        }
+    }
+
+    fn opener(&self) -> Result<ChunkOpener, FormatError> {
+        let opener = |context: &Arc<Context>| Opener::new(Arc::clone(context));
+        Ok(match self {
+            Self::Frz { context, bases } => ChunkOpener::Frz {
+                context: Arc::clone(context),
+                own: Box::new(opener(context)?),
+                bases: bases.iter().map(opener).collect::<Result<_, _>>()?,
+            },
+            Self::Ndz(legacy) => ChunkOpener::Ndz(Arc::clone(legacy)),
+        })
+    }
 }
 
-/// An open chunk on its way to the disk; its buffers go round.
-#[derive(Default)]
-struct Opened {
-    index: u32,
-    proof: Proof,
-    layout: Layout,
-    data: Vec<u8>,
+/// What must have come before the boot sectors are written.
+#[derive(Clone, Debug)]
+pub enum Expected<'a> {
+    /// The chunks that a manifest names.
+    Manifest(Cow<'a, [ChunkEntry]>),
+    /// The chunks with these roots: those of an Emulab image that was checked before it was read again.
+    Checked(Vec<Cv>),
+    /// So many chunks. Nothing tells more of an Emulab image that came through a pipe.
+    Count(u32),
+}
+
+impl Expected<'_> {
+    fn chunks(&self) -> u32 {
+        let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+        match self {
+            Self::Manifest(entries) => count(entries.len()),
+            Self::Checked(roots) => count(roots.len()),
+            Self::Count(chunks) => *chunks,
+        }
+    }
+
+    /// Checks the root of a chunk that has come.
+    fn check(&self, index: u32, root: Cv) -> Result<(), Error> {
+        let place = usize::try_from(index).ok();
+        match self {
+            Self::Manifest(entries) => {
+                let entry = place.and_then(|place| entries.get(place));
+                match entry.is_some_and(|entry| entry.root == root) {
+                    true => Ok(()),
+                    false => {
+                        let part = Part::Chunk(index);
+                        Err(FormatError::NotInManifest { part }.into())
+                    }
+                }
+            }
+            Self::Checked(roots) => match place.and_then(|place| roots.get(place)) == Some(&root) {
+                true => Ok(()),
+                false => Err(Error::Changed { chunk: index }),
+            },
+            Self::Count(_) => Ok(()),
+        }
+    }
 }
 
 /// An installation under way.
@@ -135,54 +185,38 @@ pub struct Installer {
     free: FreeSpace,
 }
 
-struct Written {
-    report: Report,
-    seen: Vec<Option<Proof>>,
-}
-
 impl Installer {
-    /// Begins to write `target`: from here on what was on it is lost. `bases` open the chunks that a delta leaves
-    /// out, the nearest first.
+    /// Begins to write `target`: from here on what was on it is lost.
     ///
     /// # Errors
     /// [`Error::Write`], [`Error::Flush`] from the first writes; [`Error::Thread`]
     pub fn start(
-        context: &Arc<Context>,
-        bases: &[Arc<Context>],
+        format: &Format,
         target: Target,
         options: &InstallOptions,
         observer: impl Fn(Event) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let observer: Observer = Arc::new(observer);
         let aborted = Arc::new(AtomicBool::new(false));
-        let window = target.sectors();
-        let sector_size = u64::from(context.header().sector_size);
+        let window = target.window();
         let threads = options.threads.max(1);
         let thread_error = |error: std::io::Error| Error::Thread(error.to_string());
 
         // Everything that can fail without the disk comes before the first write, which is the last thing here.
-        let opener = |context: &Arc<Context>| {
-            Ok::<_, FormatError>(Opener::new(Arc::clone(context))?.without_plain_hash())
-        };
-        let openers: Vec<(Opener, Vec<Opener>)> = (0..threads)
-            .map(|_| {
-                let bases = bases.iter().map(opener).collect::<Result<_, _>>()?;
-                Ok((opener(context)?, bases))
-            })
+        let openers: Vec<ChunkOpener> = (0..threads)
+            .map(|_| format.opener())
             .collect::<Result<_, FormatError>>()?;
 
         let (chunk_sender, chunk_receiver) = options.queue.map_or_else(unbounded, bounded);
         let (spare_sender, spare) = bounded(threads + options.queue.unwrap_or(threads));
         let (disk_sender, disk_receiver) = bounded(1);
-        let (open_sender, open_receiver) = bounded::<Opened>(threads);
+        let (open_sender, open_receiver) = bounded::<Parcel>(threads);
         let (empty_sender, empty_receiver) = bounded::<Opened>(2 * threads + 2);
         let openers = openers
             .into_iter()
-            .map(|(opener, bases)| {
+            .map(|opener| {
                 let stage = OpenStage {
-                    context: Arc::clone(context),
                     opener,
-                    bases,
                     window,
                     chunks: chunk_receiver.clone(),
                     spare: spare_sender.clone(),
@@ -198,7 +232,7 @@ impl Installer {
             })
             .collect::<Result<_, _>>()?;
         let stage = WriteStage {
-            sector_size,
+            sector_size: window.sector_size.into(),
             free: options.free,
             empty: empty_sender,
             observer,
@@ -252,6 +286,14 @@ impl Installer {
         self.send(index, chunk, source)
     }
 
+    /// Hands over a chunk of an Emulab image, 1 MiB, with the sectors that it answers for.
+    ///
+    /// # Errors
+    /// [`Stopped`] if writing has failed.
+    pub fn submit_legacy(&self, index: u32, chunk: Vec<u8>, span: Span) -> Result<(), Stopped> {
+        self.send(index, chunk, Source::Ndz(span))
+    }
+
     /// Says that a chunk is on the disk already: only free space in it may still have to be cleared.
     ///
     /// # Errors
@@ -272,38 +314,32 @@ impl Installer {
         }
     }
 
-    /// Waits until all submitted chunks are written, flushes, and writes the boot sectors last if all chunks of the
-    /// manifest, whose `entries` these are, have come, and no others. After this the disk is complete.
+    /// Waits until all submitted chunks are written, flushes, and writes the boot sectors last if all chunks that are
+    /// `expected` have come, and no others. After this the disk is complete.
     ///
     /// # Errors
     /// Why the disk is not complete.
-    pub fn finish(mut self, entries: &[ChunkEntry]) -> Result<Report, Error> {
+    pub fn finish(mut self, expected: &Expected<'_>) -> Result<Report, Error> {
         let (disk, written) = self.join()?;
+        let chunks = expected.chunks();
         let mut missing = 0;
-        for (index, entry) in (0..).zip(entries) {
-            let seen = usize::try_from(index)
-                .ok()
-                .and_then(|index| written.seen.get(index))
-                .copied()
-                .flatten();
-            match seen {
+        for index in 0..chunks {
+            match written.proof(index) {
                 None => missing += 1,
-                Some(Proof::Root(root)) if root != entry.root => {
-                    let part = Part::Chunk(index);
-                    return Err(FormatError::NotInManifest { part }.into());
-                }
-                Some(_) => {}
+                Some(Proof::Root(root)) => expected.check(index, root)?,
+                Some(Proof::PlainHash | Proof::OnDisk) => {}
             }
         }
         if missing > 0 {
             return Err(Error::Incomplete { missing });
         }
-        if written.seen.len() > entries.len() {
-            let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
-            let (expected, found) = (count(entries.len()), count(written.seen.len()));
+        let found = u32::try_from(written.seen.len()).unwrap_or(u32::MAX);
+        if found > chunks {
+            let expected = chunks;
             return Err(FormatError::ChunkCount { expected, found }.into());
         }
-        disk.complete(self.free == FreeSpace::Zero)?;
+        let clear_behind = self.free == FreeSpace::Zero;
+        disk.complete(clear_behind, written.end, written.short_end)?;
         Ok(written.report)
     }
 
@@ -337,154 +373,6 @@ impl Drop for Installer {
         if self.writer.is_some() {
             self.aborted.store(true, Ordering::Relaxed);
             let _ = self.join();
-        }
-    }
-}
-
-/// One thread of the middle stage.
-struct OpenStage {
-    context: Arc<Context>,
-    opener: Opener,
-    bases: Vec<Opener>,
-    window: u64,
-    chunks: Receiver<Job>,
-    spare: Sender<Vec<u8>>,
-    empty: Receiver<Opened>,
-    opened: Sender<Opened>,
-    observer: Observer,
-    aborted: Arc<AtomicBool>,
-}
-
-impl OpenStage {
-    fn run(mut self) {
-        while let Ok(mut job) = self.chunks.recv() {
-            if self.aborted.load(Ordering::Relaxed) {
-                return;
-            }
-            let mut opened = self.empty.try_recv().unwrap_or_default();
-            opened.index = job.index;
-            let result = self.open(&mut job, &mut opened);
-            // Full: enough buffers go round already.
-            let _ = self.spare.try_send(job.bytes);
-            match result {
-                Ok(proof) => {
-                    opened.proof = proof;
-                    if self.opened.send(opened).is_err() {
-                        return;
-                    }
-                }
-                Err(error) => (self.observer)(Event::Refused {
-                    index: job.index,
-                    error,
-                }),
-            }
-        }
-    }
-
-    fn open(&mut self, job: &mut Job, opened: &mut Opened) -> Result<Proof, FormatError> {
-        let (layout, data) = (&mut opened.layout, &mut opened.data);
-        match &mut job.source {
-            Source::Own => {
-                let verified =
-                    self.opener
-                        .open(job.index, &mut job.bytes, self.window, layout, data)?;
-                Ok(Proof::Root(verified.root))
-            }
-            Source::Base { origin, plain_hash } => {
-                let part = Part::Chunk(job.index);
-                let missing = FormatError::NotInManifest { part };
-                let opener = self.bases.get_mut(origin.layer).ok_or(missing)?;
-                opener.open(origin.index, &mut job.bytes, self.window, layout, data)?;
-                match self.context.plain_hash(layout, data)? == *plain_hash {
-                    true => Ok(Proof::PlainHash),
-                    false => Err(FormatError::PlainHash { part }),
-                }
-            }
-            Source::Kept(kept) => {
-                *layout = std::mem::take(kept);
-                data.clear();
-                Ok(Proof::OnDisk)
-            }
-        }
-    }
-}
-
-/// The last stage.
-struct WriteStage {
-    sector_size: u64,
-    free: FreeSpace,
-    empty: Sender<Opened>,
-    observer: Observer,
-}
-
-impl WriteStage {
-    fn run(
-        self,
-        disk: &Receiver<Disk>,
-        chunks: &Receiver<Opened>,
-    ) -> Result<(Disk, Written), Error> {
-        let gone = |_| Error::Thread("there is no disk to write".into());
-        let mut disk = disk.recv().map_err(gone)?;
-        let mut written = Written {
-            report: Report::default(),
-            seen: Vec::new(),
-        };
-        for chunk in chunks {
-            if let Err(error) = self.write(&mut disk, &chunk, &mut written) {
-                (self.observer)(Event::Failed);
-                return Err(error);
-            }
-            (self.observer)(Event::Written {
-                index: chunk.index,
-                plain_bytes: chunk.data.len() as u64,
-            });
-            let _ = self.empty.try_send(chunk);
-        }
-        Ok((disk, written))
-    }
-
-    fn write(&self, disk: &mut Disk, chunk: &Opened, written: &mut Written) -> Result<(), Error> {
-        let span = chunk.layout.span;
-        let mut rest = &chunk.data[..];
-        let mut position = span.first;
-        for region in &chunk.layout.regions {
-            self.gap(disk, position, region.first)?;
-            position = region.end();
-            if chunk.proof == Proof::OnDisk {
-                continue;
-            }
-            let bytes =
-                usize::try_from(u64::from(region.sectors) * self.sector_size).unwrap_or(usize::MAX);
-            let Some((bytes, behind)) = rest.split_at_checked(bytes) else {
-                break;
-            };
-            disk.put(region.first * self.sector_size, bytes)?;
-            rest = behind;
-        }
-        self.gap(disk, position, span.end())?;
-
-        let index = usize::try_from(chunk.index).unwrap_or(usize::MAX);
-        if written.seen.len() <= index {
-            written.seen.resize(index + 1, None);
-        }
-        if written.seen[index].replace(chunk.proof).is_none() {
-            match chunk.proof {
-                Proof::OnDisk => written.report.kept_chunks += 1,
-                _ => written.report.chunks += 1,
-            }
-            let free = span.sectors - chunk.layout.data_sectors();
-            written.report.plain_bytes += chunk.data.len() as u64;
-            written.report.free_bytes += free * self.sector_size;
-        }
-        Ok(())
-    }
-
-    fn gap(&self, disk: &mut Disk, first: u64, end: u64) -> Result<(), Error> {
-        match self.free {
-            FreeSpace::Zero if first < end => {
-                disk.zero(first * self.sector_size, (end - first) * self.sector_size)
-            }
-            _ => Ok(()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Where an image comes from: a file that is checked before it is used, or a pipe.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::AsFd;
@@ -16,6 +17,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// Milliseconds between two looks whether a signal has come.
 const SIGNAL_INTERVAL: u16 = 100;
 
+/// Bytes that tell what an image is.
+const HEAD: u64 = 4;
+
 /// An image to be read from beginning to end.
 pub(crate) struct Source {
     /// For messages.
@@ -23,6 +27,8 @@ pub(crate) struct Source {
     file: File,
     /// It can be read out of order, and twice.
     seekable: bool,
+    /// The first bytes, once they were looked at. Of a pipe they cannot be read again.
+    head: OnceCell<Vec<u8>>,
 }
 
 /// Reads a file or a pipe. A pipe may have nothing to give for long: a signal ends the waiting.
@@ -65,7 +71,44 @@ impl Source {
             name,
             file,
             seekable: kind.is_file(),
+            head: OnceCell::new(),
         })
+    }
+
+    /// Whether it begins like an Emulab image. Of a pipe this waits for the first bytes.
+    pub(crate) fn is_legacy(&self, interrupt: &Interrupt) -> Result<bool, Failure> {
+        let mut head = Vec::new();
+        let io = |source| Failure::from(Error::Io { offset: 0, source });
+        let rewound = match self.seekable {
+            true => (&self.file).rewind(),
+            false => Ok(()),
+        };
+        let reader = Reader {
+            file: &self.file,
+            interrupt,
+        };
+        rewound
+            .and_then(|()| reader.take(HEAD).read_to_end(&mut head))
+            .map_err(io)?;
+        Ok(ndz::is_image(self.head.get_or_init(|| head)))
+    }
+
+    /// The bytes from the beginning; of a pipe there is only one time to read them.
+    pub(crate) fn bytes<'a>(&'a self, interrupt: &'a Interrupt) -> io::Result<impl Read + use<'a>> {
+        let head = self.head.get().map_or(&[][..], Vec::as_slice);
+        let head = match self.seekable {
+            true => {
+                (&self.file).rewind()?;
+                &[]
+            }
+            false => head,
+        };
+        let reader = Reader {
+            file: &self.file,
+            interrupt,
+        };
+        // Chunk by chunk; only header blocks are small.
+        Ok(BufReader::with_capacity(256 * 1024, head.chain(reader)))
     }
 
     /// The name for messages.
@@ -78,23 +121,16 @@ impl Source {
         self.seekable.then_some(&self.file)
     }
 
-    /// A reader from the beginning; of a pipe there is only one.
+    /// A reader of frz images from the beginning; of a pipe there is only one.
     pub(crate) fn reader<'a>(
         &'a self,
         trust: &Trust,
         interrupt: &'a Interrupt,
     ) -> Result<ImageReader<impl Read + use<'a>>, Error> {
-        if self.seekable {
-            (&self.file)
-                .rewind()
-                .map_err(|source| Error::Io { offset: 0, source })?;
-        }
-        let reader = Reader {
-            file: &self.file,
-            interrupt,
-        };
-        // Chunk by chunk; only header blocks are small.
-        ImageReader::new(BufReader::with_capacity(256 * 1024, reader), trust.clone())
+        let bytes = self
+            .bytes(interrupt)
+            .map_err(|source| Error::Io { offset: 0, source })?;
+        ImageReader::new(bytes, trust.clone())
     }
 }
 

@@ -5,15 +5,20 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use chunkfmt::relocation::PartitionPlace;
 use chunkfmt::{ImageHeader, Layout};
 use frisbee_cli::device::{BlockDevice, loop_device_of};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::Error;
 use crate::edges::Edges;
+use crate::open::Window;
 
 /// Zeros to write where the kernel has no faster way.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// No file has more bytes.
+const FILE_MAX: u64 = i64::MAX.unsigned_abs();
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -36,6 +41,8 @@ pub struct Candidate {
     size: Option<u64>,
     /// What the device says; a file has sectors of any size.
     sector_size: Option<u32>,
+    /// Where the device lies on its disk, if it is a partition.
+    partition: Option<PartitionPlace>,
 }
 
 impl Candidate {
@@ -73,13 +80,14 @@ impl Candidate {
                     file: None,
                     size: None,
                     sector_size: None,
+                    partition: None,
                 });
             }
             Err(error) => return Err(open_error(error)),
         };
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        let mut sector_size = None;
+        let (mut sector_size, mut partition) = (None, None);
         let kind = if metadata.file_type().is_block_device() {
             let device = BlockDevice::of(metadata.rdev());
             let users = device.users();
@@ -89,7 +97,7 @@ impl Candidate {
             if device.is_read_only() {
                 return Err(Error::ReadOnly { path: owned });
             }
-            sector_size = device.sector_size();
+            (sector_size, partition) = (device.sector_size(), device.partition());
             options.custom_flags(libc::O_EXCL);
             Kind::Device
         } else if metadata.is_file() {
@@ -126,6 +134,7 @@ impl Candidate {
             // An empty file has nothing to keep.
             size: (kind == Kind::Device || size > 0).then_some(size),
             sector_size,
+            partition,
         })
     }
 
@@ -134,15 +143,38 @@ impl Candidate {
         self.kind != Kind::NewFile
     }
 
+    /// Where the data of an image with sectors of this size may go; a larger image is refused by [`Self::fit`].
+    pub(crate) fn window(&self, sector_size: u32) -> Window {
+        Window {
+            bytes: FILE_MAX,
+            sector_size,
+            partition: self.partition,
+        }
+    }
+
+    /// Checks that the target is not this very file.
+    ///
+    /// # Errors
+    /// [`Error::SameFile`]
+    pub fn refuse_same_file(&self, image: &File) -> Result<(), Error> {
+        refuse_same_file(&self.path, self.file.as_ref(), image)
+    }
+
     /// Checks that the disk of this image fits.
     ///
     /// # Errors
     /// [`Error::SectorSize`], [`Error::TooSmall`]
     pub fn fit(self, header: &ImageHeader) -> Result<Target, Error> {
-        let Self {
-            path, kind, file, ..
-        } = self;
-        let (needed, disk_bytes) = (header.sector_size, header.disk_bytes());
+        self.fit_length(header.sector_size, Some(header.disk_bytes()))
+    }
+
+    /// Checks that an image fits that has sectors of this size and so many bytes; `None` if only its end will tell. A
+    /// last sector that is not full counts only with the bytes that it has.
+    ///
+    /// # Errors
+    /// [`Error::SectorSize`], [`Error::TooSmall`]
+    pub fn fit_length(self, sector_size: u32, length: Option<u64>) -> Result<Target, Error> {
+        let (path, needed) = (self.path, sector_size);
         if let Some(found) = self.sector_size.filter(|&found| found != needed) {
             return Err(Error::SectorSize {
                 path,
@@ -150,23 +182,48 @@ impl Candidate {
                 needed,
             });
         }
-        let size = self.size.unwrap_or(disk_bytes);
-        if size < disk_bytes {
+        if let (Some(found), Some(needed)) = (self.size, length)
+            && found < needed
+        {
             return Err(Error::TooSmall {
                 path,
-                found: size,
-                needed: disk_bytes,
+                found,
+                needed,
             });
         }
+        let in_sectors = |bytes: u64| bytes.next_multiple_of(u64::from(sector_size));
+        let size = self.size.or(length);
+        let edges = match (length, size) {
+            (Some(length), _) => Edges::new(in_sectors(length)),
+            (None, Some(size)) => Edges::new(size),
+            (None, None) => Edges::without_end(),
+        };
         Ok(Target {
             path,
-            kind,
-            file,
+            kind: self.kind,
+            file: self.file,
             size,
-            disk_bytes,
-            sector_size: needed,
+            takes_length: self.size.is_none(),
+            edges,
+            sector_size,
+            partition: self.partition,
             retained: Vec::new(),
         })
+    }
+}
+
+fn refuse_same_file(path: &Path, target: Option<&File>, image: &File) -> Result<(), Error> {
+    let identity = |file: &File| {
+        file.metadata()
+            .map(|metadata| (metadata.dev(), metadata.ino()))
+            .ok()
+    };
+    let same = target
+        .and_then(identity)
+        .is_some_and(|found| Some(found) == identity(image));
+    match same {
+        true => Err(Error::SameFile { path: path.into() }),
+        false => Ok(()),
     }
 }
 
@@ -186,11 +243,13 @@ pub struct Target {
     path: PathBuf,
     kind: Kind,
     file: Option<File>,
-    /// Bytes of the target.
-    size: u64,
-    /// Bytes of the imaged disk, which the target has at least.
-    disk_bytes: u64,
+    /// Bytes of the target; `None` for a file that takes a length which only the end of the image will tell.
+    size: Option<u64>,
+    /// A file that becomes as long as the image.
+    takes_length: bool,
+    edges: Edges,
     sector_size: u32,
+    partition: Option<PartitionPlace>,
     /// What of the target stays, of the parts that are wiped at first: offsets and bytes.
     retained: Vec<(u64, Vec<u8>)>,
 }
@@ -209,38 +268,17 @@ impl Target {
         &self.path
     }
 
-    /// Bytes of the target.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
     /// Whether there is something that an installation would destroy.
     pub fn holds_data(&self) -> bool {
         self.kind != Kind::NewFile
     }
 
-    /// Whether the target is this very file.
+    /// Checks that the target is not this very file.
     ///
     /// # Errors
     /// [`Error::SameFile`]
     pub fn refuse_same_file(&self, image: &File) -> Result<(), Error> {
-        let identity = |file: &File| {
-            file.metadata()
-                .map(|metadata| (metadata.dev(), metadata.ino()))
-                .ok()
-        };
-        let same = self
-            .file
-            .as_ref()
-            .and_then(identity)
-            .is_some_and(|found| Some(found) == identity(image));
-        if same {
-            Err(Error::SameFile {
-                path: self.path.clone(),
-            })
-        } else {
-            Ok(())
-        }
+        refuse_same_file(&self.path, self.file.as_ref(), image)
     }
 
     /// The file or device, to read what is on it; `None` if there is nothing yet.
@@ -259,7 +297,7 @@ impl Target {
         let (Some(file), sector_size) = (&self.file, u64::from(self.sector_size)) else {
             return Ok(());
         };
-        let edges = Edges::new(self.disk_bytes);
+        let edges = &self.edges;
         let regions = layouts.into_iter().flat_map(|layout| &layout.regions);
         for region in regions {
             let (start, end) = (region.first * sector_size, region.end() * sector_size);
@@ -279,9 +317,13 @@ impl Target {
         Ok(())
     }
 
-    /// Sectors of the target, in the image's sector size.
-    pub(crate) fn sectors(&self) -> u64 {
-        self.size / u64::from(self.sector_size)
+    /// Where data may go.
+    pub fn window(&self) -> Window {
+        Window {
+            bytes: self.size.unwrap_or(FILE_MAX),
+            sector_size: self.sector_size,
+            partition: self.partition,
+        }
     }
 
     /// The first writes: makes a new file, wipes what could be booted, and flushes.
@@ -303,9 +345,10 @@ impl Target {
         };
         // From here on a new file is removed if anything fails.
         let mut disk = Disk {
-            disk_bytes: self.disk_bytes,
+            kind: self.kind,
             size: self.size,
-            edges: Edges::new(self.disk_bytes),
+            takes_length: self.takes_length,
+            edges: self.edges,
             sparse: self.kind == Kind::NewFile,
             zero_range: Some(match self.kind {
                 Kind::Device => FallocateFlags::FALLOC_FL_ZERO_RANGE,
@@ -316,18 +359,12 @@ impl Target {
             file,
         };
         if self.kind != Kind::Device {
-            disk.file
-                .set_len(self.size)
-                .map_err(|source| Error::Write {
-                    path: disk.path.clone(),
-                    offset: self.size,
-                    length: 0,
-                    source,
-                })?;
+            disk.set_length(self.size.unwrap_or(0))?;
         }
         // On a larger disk the old table's backup is at the end of the target, not of the image.
-        let whole = Edges::new(self.size);
-        for (offset, zeros) in disk.edges.parts().into_iter().chain(whole.parts()) {
+        let whole = self.size.map(Edges::new);
+        let whole = whole.iter().flat_map(Edges::parts);
+        for (offset, zeros) in disk.edges.parts().into_iter().chain(whole) {
             disk.write(offset, zeros)?;
         }
         disk.flush()?;
@@ -342,10 +379,11 @@ impl Target {
 pub(crate) struct Disk {
     path: PathBuf,
     file: File,
-    /// Bytes of the imaged disk.
-    disk_bytes: u64,
-    /// Bytes of the target.
-    size: u64,
+    kind: Kind,
+    /// Bytes of the target; `None` for a file that takes a length which only the end of the image will tell.
+    size: Option<u64>,
+    /// A file that becomes as long as the image.
+    takes_length: bool,
     edges: Edges,
     /// The file was made just now: what is not written is zero.
     sparse: bool,
@@ -366,6 +404,15 @@ impl Disk {
                 length,
                 source,
             })
+    }
+
+    fn set_length(&self, length: u64) -> Result<(), Error> {
+        self.file.set_len(length).map_err(|source| Error::Write {
+            path: self.path.clone(),
+            offset: length,
+            length: 0,
+            source,
+        })
     }
 
     pub(crate) fn flush(&self) -> Result<(), Error> {
@@ -442,14 +489,29 @@ impl Disk {
     }
 
     /// Completes the installation: everything is flushed, then the edges are written and flushed, the boot sectors
-    /// last. `clear_behind`: what lies behind the imaged disk on a larger target becomes zero as well.
-    pub(crate) fn complete(mut self, clear_behind: bool) -> Result<(), Error> {
+    /// last. `end` is where the image's last sector ends, `short_end` where its data do, if that is before.
+    /// `clear_behind`: what lies behind it on a larger target becomes zero as well.
+    pub(crate) fn complete(
+        mut self,
+        clear_behind: bool,
+        end: u64,
+        short_end: Option<u64>,
+    ) -> Result<(), Error> {
         if clear_behind {
-            self.zero_out(self.disk_bytes, self.size)?;
+            self.zero_out(end, self.size.unwrap_or(end))?;
         }
         self.flush()?;
         for (offset, bytes) in self.edges.last_writes() {
             self.write(offset, bytes)?;
+            self.flush()?;
+        }
+        // Whole sectors were written, of which the last may not be full.
+        let length = match self.takes_length {
+            true => short_end.or(Some(end)),
+            false => self.size,
+        };
+        if let Some(length) = length.filter(|_| self.kind != Kind::Device) {
+            self.set_length(length)?;
             self.flush()?;
         }
         self.remove = None;

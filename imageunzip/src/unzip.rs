@@ -2,19 +2,19 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use chunkfmt::{Context, ImageReader, Manifest, Trust};
+use chunkfmt::{Context, ImageReader, Trust};
 use clap::{Parser, ValueEnum};
-use frisbee_cli::policy::{KeyOptions, Keys, TrustOptions, Wanted};
-use frisbee_cli::progress::{Events, Progress};
+use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions, Wanted};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
 use crate::contents::Contents;
 use crate::layers::{Base, Layers, context_of};
+use crate::run::{Installation, Title};
 use crate::source::{Source, check_file, read_all};
-use crate::{Event, FreeSpace, InstallOptions, Installer, Report, Stopped, Target};
+use crate::{Expected, Format, FreeSpace, InstallOptions, Target, legacy};
 
 const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz /dev/sdb
@@ -23,8 +23,9 @@ const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz disk.img
   imageunzip --trust owner.pub --key content.key --base golden.frz update.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key update.frz /dev/sdb
+  imageunzip --allow-legacy --allow-unsigned old.ndz /dev/sdb
 
-The last one installs a delta on a disk that holds its base, which is verified first.
+The one before the last installs a delta on a disk that holds its base, which is verified first.
 
 An image file is checked from beginning to end before the target is touched. From a pipe the chunks are checked one by
 one as they come, and the boot sectors are written only after the manifest has proved that nothing is missing.";
@@ -38,7 +39,8 @@ pub enum Free {
     /// Leave what is there
     #[default]
     Skip,
-    /// Fill it with zeros: nothing of the last user is left
+    /// Fill it with zeros: nothing of the last user is left (but an Emulab delta, which does not say that it is one,
+    /// would destroy its base)
     Zero,
 }
 
@@ -53,33 +55,35 @@ impl From<Free> for FreeSpace {
 
 /// Install an image onto a disk or into a file
 #[derive(Debug, Parser)]
-#[command(name = "imageunzip", version, after_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
+#[command(name = "imageunzip", version, after_long_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
 pub struct Cli {
     #[command(flatten)]
-    trust: TrustOptions,
+    pub(crate) trust: TrustOptions,
     #[command(flatten)]
-    keys: KeyOptions,
+    pub(crate) keys: KeyOptions,
     #[command(flatten)]
-    wanted: Wanted,
+    pub(crate) wanted: Wanted,
+    #[command(flatten)]
+    pub(crate) legacy: LegacyOptions,
     /// For a delta: the image that it is relative to; repeated for a delta of a delta [default: what the target holds]
     #[arg(short, long, value_name = "IMAGE")]
-    base: Vec<PathBuf>,
+    pub(crate) base: Vec<PathBuf>,
     /// What to do with the disk's free space
     #[arg(long, value_enum, default_value_t)]
     free: Free,
     /// Overwrite the target without asking
     #[arg(short, long)]
-    yes: bool,
+    pub(crate) yes: bool,
     /// Number of threads that decompress [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
     /// Print JSON events to stdout
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
     /// The image; `-` reads standard input
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// The disk, partition or file to write
-    target: PathBuf,
+    pub(crate) target: PathBuf,
 }
 
 impl Cli {
@@ -88,19 +92,21 @@ impl Cli {
     /// # Errors
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
-        let trust = self.trust.load()?;
         let keys = self.keys.load()?;
         let interrupt = Interrupt::watch()?;
         let source = Source::open(&self.image)?;
+        // What a signal makes fail is not the failure to tell.
+        let untouched = |failure| interrupt.check(UNTOUCHED).err().unwrap_or(failure);
+        if source.is_legacy(&interrupt).map_err(untouched)? {
+            return legacy::install::run(self, &source, &keys, &interrupt);
+        }
+        let trust = self.trust.load()?;
         self.prepare(&source, &trust, &keys, &interrupt)
-            .map_err(|failure| {
-                // What a signal makes fail is not the failure to tell.
-                interrupt.check(UNTOUCHED).err().unwrap_or(failure)
-            })?
+            .map_err(untouched)?
             .run()
     }
 
-    fn options(&self) -> InstallOptions {
+    pub(crate) fn options(&self) -> InstallOptions {
         let mut options = InstallOptions {
             free: self.free.into(),
             ..InstallOptions::default()
@@ -118,7 +124,7 @@ impl Cli {
         trust: &Trust,
         keys: &Keys,
         interrupt: &'a Interrupt,
-    ) -> Result<Installation<'a, impl Read + use<'a>>, Failure> {
+    ) -> Result<Prepared<'a, impl Read + use<'a>>, Failure> {
         let name = source.name();
         let named = |failure: Failure| failure.context(&name);
         let options = self.options();
@@ -173,7 +179,7 @@ impl Cli {
             );
             confirm::confirm_destruction(&self.target, &what, self.yes, interrupt)?;
         }
-        Ok(Installation {
+        Ok(Prepared {
             cli: self,
             name,
             context: Arc::new(context),
@@ -198,8 +204,8 @@ impl Cli {
     }
 }
 
-/// An installation that nothing stands against any more.
-struct Installation<'a, R> {
+/// An image and a target that have passed every check.
+struct Prepared<'a, R> {
     cli: &'a Cli,
     name: String,
     context: Arc<Context>,
@@ -211,68 +217,8 @@ struct Installation<'a, R> {
     interrupt: &'a Interrupt,
 }
 
-impl<R: Read> Installation<'_, R> {
+impl<R: Read> Prepared<'_, R> {
     fn run(self) -> Result<(), Failure> {
-        let header = self.context.header().clone();
-        let events = if self.cli.json {
-            Events::Stdout
-        } else {
-            Events::Off
-        };
-        let total = self.checked.as_ref().map_or_else(
-            || header.disk_bytes(),
-            |contents| {
-                let from_bases = match self.layers.is_empty() {
-                    true => 0,
-                    false => contents.absent_bytes(header.sector_size),
-                };
-                contents.manifest.head.plain_bytes + from_bases
-            },
-        );
-        let target = self.cli.target.display().to_string();
-        let fields = json!({
-            "image": header.name, "uuid": header.uuid().to_string(), "epoch": header.epoch(),
-            "target": target, "total_bytes": total,
-        });
-        let progress = Arc::new(Progress::start(events, total, fields));
-        let free = self.cli.free;
-        match self.install(&progress) {
-            Ok(report) => {
-                let time = progress.elapsed();
-                let summary = format!(
-                    "{target}: installed {} (epoch {}): {} of data, {} free{}, {} chunks{}, {:.2} s, {}",
-                    header.name,
-                    header.epoch(),
-                    units::size(report.plain_bytes),
-                    units::size(report.free_bytes),
-                    if matches!(free, Free::Zero) {
-                        " (zeroed)"
-                    } else {
-                        ""
-                    },
-                    report.chunks,
-                    match report.kept_chunks {
-                        0 => String::new(),
-                        kept => format!(", {kept} were on the disk"),
-                    },
-                    time.as_secs_f64(),
-                    units::throughput(report.plain_bytes, time),
-                );
-                let fields = json!({
-                    "chunks": report.chunks, "kept_chunks": report.kept_chunks,
-                    "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
-                });
-                progress.finish(&summary, fields);
-                Ok(())
-            }
-            Err(failure) => {
-                progress.fail(&failure.message, failure.exit);
-                Err(failure)
-            }
-        }
-    }
-
-    fn install(self, progress: &Arc<Progress>) -> Result<Report, Failure> {
         let Self {
             cli,
             name,
@@ -283,52 +229,41 @@ impl<R: Read> Installation<'_, R> {
             mut reader,
             interrupt,
         } = self;
-        let named = |failure: Failure| failure.context(&name);
-        let incomplete = if target.holds_data() {
-            "the disk is incomplete and will not boot"
-        } else {
-            "the unfinished file was removed"
+        let header = context.header();
+        let total = checked.as_ref().map_or_else(
+            || header.disk_bytes(),
+            |contents| {
+                let from_bases = match layers.is_empty() {
+                    true => 0,
+                    false => contents.absent_bytes(header.sector_size),
+                };
+                contents.manifest.head.plain_bytes + from_bases
+            },
+        );
+        let installation = Installation {
+            cli,
+            source: name,
+            title: Title {
+                name: header.name.clone(),
+                version: format!("epoch {}", header.epoch()),
+                fields: json!({ "uuid": header.uuid().to_string(), "epoch": header.epoch() }),
+            },
+            format: Format::Frz {
+                context: Arc::clone(&context),
+                bases: layers.contexts(),
+            },
+            target,
+            total,
+            interrupt,
         };
-        let refused: Arc<Mutex<Option<chunkfmt::Error>>> = Arc::default();
-        let observer = {
-            let (progress, refused) = (Arc::clone(progress), Arc::clone(&refused));
-            move |event| match event {
-                Event::Written { plain_bytes, .. } => progress.advance(plain_bytes),
-                Event::Refused { error, .. } => {
-                    refused
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .get_or_insert(error);
-                }
-                Event::Failed => {}
-            }
-        };
-        let take_refused = || {
-            refused
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-        };
-        let check = || -> Result<(), Failure> {
-            interrupt.check(incomplete)?;
-            match take_refused() {
-                Some(error) => Err(error.into()),
-                None => Ok(()),
-            }
-        };
-        // The pipeline's own error follows when it is ended.
-        let stopped = |_: Stopped| Failure::new(Exit::Io, "writing failed");
-        let spoiled =
-            |failure: Failure| Failure::new(failure.exit, format!("{failure} ({incomplete})"));
-        let bases = layers.contexts();
-        let installer = Installer::start(&context, &bases, target, &cli.options(), observer)?;
-        let fed = (|| -> Result<Manifest, Failure> {
+        installation.run(|feed| {
+            let installer = feed.installer;
             let manifest = read_all(
                 &mut reader,
                 || installer.buffer(),
                 |index, chunk| {
-                    check()?;
-                    installer.submit(index, chunk).map_err(stopped)
+                    feed.check()?;
+                    feed.taken(installer.submit(index, chunk))
                 },
             )?;
             // The end of a pipe is the first place where its manifest can be judged.
@@ -337,39 +272,18 @@ impl<R: Read> Installation<'_, R> {
                 return Err(Failure::new(Exit::Input, CHANGED));
             }
             for (index, secret) in found.absent() {
-                check()?;
+                feed.check()?;
                 if layers.is_empty() {
-                    installer
-                        .keep(index, secret.layout.clone())
-                        .map_err(stopped)?;
+                    feed.taken(installer.keep(index, secret.layout.clone()))?;
                     continue;
                 }
                 let origin = layers.find(&secret.layout, &context)?;
                 let mut chunk = installer.buffer();
                 layers.read(origin, &mut chunk)?;
-                installer
-                    .submit_from_base(index, chunk, origin, secret.plain_hash)
-                    .map_err(stopped)?;
+                let hash = secret.plain_hash;
+                feed.taken(installer.submit_from_base(index, chunk, origin, hash))?;
             }
-            Ok(found.manifest)
-        })();
-        let manifest = match fed {
-            Ok(manifest) => manifest,
-            Err(failure) => {
-                interrupt.check(incomplete)?;
-                let failure = installer
-                    .abort()
-                    .map_or_else(|| named(failure), Failure::from);
-                return Err(spoiled(failure));
-            }
-        };
-        let finished = installer.finish(&manifest.entries);
-        match take_refused() {
-            Some(error) => Err(spoiled(named(error.into()))),
-            None => finished.map_err(|error| match error {
-                crate::Error::Format(error) => spoiled(named(error.into())),
-                other => other.into(),
-            }),
-        }
+            Ok(Expected::Manifest(found.manifest.entries.into()))
+        })
     }
 }

@@ -23,7 +23,8 @@ use crate::layers::context_of;
 use crate::source::{Source, check_chunk, each_chunk};
 
 impl Cli {
-    fn thread_count(&self) -> usize {
+    /// Threads to check with.
+    pub(crate) fn thread_count(&self) -> usize {
         self.threads.map_or_else(
             || thread::available_parallelism().map_or(1, usize::from),
             usize::from,

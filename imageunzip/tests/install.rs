@@ -15,7 +15,9 @@ use chunkfmt::{
     ChunkEntry, ContentKey, Context, ImageHeader, ImageIndex, Layout, Region, Sealed, Sealer,
     SigningKey, Span, Trust,
 };
-use imageunzip::{Error, Event, FreeSpace, InstallOptions, Installer, Report, Target};
+use imageunzip::{
+    Error, Event, Expected, Format, FreeSpace, InstallOptions, Installer, Report, Target,
+};
 
 const SECTOR: usize = 512;
 const SPAN: u64 = 1000;
@@ -89,9 +91,14 @@ impl Image {
             queue: None,
         };
         let events = Arc::clone(events);
-        Installer::start(&self.context, &[], target, &options, move |event| {
-            events.lock().unwrap().push(event);
-        })
+        Installer::start(
+            &Format::frz(&self.context),
+            target,
+            &options,
+            move |event| {
+                events.lock().unwrap().push(event);
+            },
+        )
         .unwrap()
     }
 
@@ -102,7 +109,7 @@ impl Image {
                 .submit(index as u32, self.chunks[index].clone())
                 .unwrap();
         }
-        installer.finish(&self.entries)
+        installer.finish(&Expected::Manifest((&self.entries).into()))
     }
 }
 
@@ -220,7 +227,9 @@ fn a_bad_chunk_is_refused_and_a_good_copy_taken() {
     for (index, chunk) in (0..).zip(&image.chunks) {
         installer.submit(index, chunk.clone()).unwrap();
     }
-    installer.finish(&image.entries).unwrap();
+    installer
+        .finish(&Expected::Manifest((&image.entries).into()))
+        .unwrap();
     let events = events.lock().unwrap();
     let refused = events
         .iter()

@@ -1,0 +1,180 @@
+//! An installation from its first write to its last word, whatever the format of the image.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use frisbee_cli::progress::{Events, Progress};
+use frisbee_cli::{Exit, Failure, Interrupt, units};
+use serde_json::{Value, json};
+
+use crate::install::Format;
+use crate::unzip::Cli;
+use crate::{Error, Event, Expected, Installer, Report, Stopped, Target};
+
+/// What the image is called.
+pub(crate) struct Title {
+    /// Its name.
+    pub(crate) name: String,
+    /// Which version of it, in words.
+    pub(crate) version: String,
+    /// The fields of the `start` event.
+    pub(crate) fields: Value,
+}
+
+/// An installation that nothing stands against any more.
+pub(crate) struct Installation<'a> {
+    pub(crate) cli: &'a Cli,
+    /// Where the image comes from, for messages.
+    pub(crate) source: String,
+    pub(crate) title: Title,
+    pub(crate) format: Format,
+    pub(crate) target: Target,
+    /// Bytes of data to be written; 0 if that is not known.
+    pub(crate) total: u64,
+    pub(crate) interrupt: &'a Interrupt,
+}
+
+/// What the pipeline has refused first.
+#[derive(Clone, Default)]
+struct Refused(Arc<Mutex<Option<Error>>>);
+
+impl Refused {
+    fn note(&self, error: Error) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The pipeline, for those who bring chunks to it.
+pub(crate) struct Feed<'a> {
+    /// Takes the chunks.
+    pub(crate) installer: &'a Installer,
+    refused: &'a Refused,
+    interrupt: &'a Interrupt,
+    incomplete: &'a str,
+}
+
+impl Feed<'_> {
+    /// Checks that there is a reason to go on; to be called before each chunk.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.interrupt.check(self.incomplete)?;
+        match self.refused.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// What became of a chunk that was handed over. The pipeline's own error follows when it is ended.
+    pub(crate) fn taken(&self, submitted: Result<(), Stopped>) -> Result<(), Failure> {
+        submitted.map_err(|Stopped| Failure::new(Exit::Io, "writing failed"))
+    }
+}
+
+impl Installation<'_> {
+    /// Installs what `feed` brings, which then says what must have come.
+    pub(crate) fn run(
+        self,
+        feed: impl FnOnce(&Feed<'_>) -> Result<Expected<'static>, Failure>,
+    ) -> Result<(), Failure> {
+        let target = self.cli.target.display().to_string();
+        let events = match self.cli.json {
+            true => Events::Stdout,
+            false => Events::Off,
+        };
+        let mut fields = self.title.fields.clone();
+        fields["image"] = self.title.name.clone().into();
+        fields["target"] = target.clone().into();
+        fields["total_bytes"] = self.total.into();
+        let progress = Arc::new(Progress::start(events, self.total, fields));
+        let title = format!("{} ({})", self.title.name, self.title.version);
+        let zeroed = match self.cli.options().free {
+            crate::FreeSpace::Zero => " (zeroed)",
+            crate::FreeSpace::Skip => "",
+        };
+        match self.install(&progress, feed) {
+            Ok(report) => {
+                let time = progress.elapsed();
+                let summary = format!(
+                    "{target}: installed {title}: {} of data, {} free{zeroed}, {} chunks{}, {:.2} s, {}",
+                    units::size(report.plain_bytes),
+                    units::size(report.free_bytes),
+                    report.chunks,
+                    match report.kept_chunks {
+                        0 => String::new(),
+                        kept => format!(", {kept} were on the disk"),
+                    },
+                    time.as_secs_f64(),
+                    units::throughput(report.plain_bytes, time),
+                );
+                let fields = json!({
+                    "chunks": report.chunks, "kept_chunks": report.kept_chunks,
+                    "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
+                });
+                progress.finish(&summary, fields);
+                Ok(())
+            }
+            Err(failure) => {
+                progress.fail(&failure.message, failure.exit);
+                Err(failure)
+            }
+        }
+    }
+
+    fn install(
+        self,
+        progress: &Arc<Progress>,
+        feed: impl FnOnce(&Feed<'_>) -> Result<Expected<'static>, Failure>,
+    ) -> Result<Report, Failure> {
+        let named = |failure: Failure| failure.context(&self.source);
+        let interrupt = self.interrupt;
+        let incomplete = match self.target.holds_data() {
+            true => "the disk is incomplete and will not boot",
+            false => "the unfinished file was removed",
+        };
+        let refused = Refused::default();
+        let observer = {
+            let (progress, refused) = (Arc::clone(progress), refused.clone());
+            move |event| {
+                match event {
+                Event::Written { plain_bytes, .. } => progress.advance(plain_bytes),
+                Event::Refused { error, .. } => refused.note(error),
+                Event::UnknownRelocation { index, kind } => progress.line(&format!(
+                    "imageunzip: chunk {index}: a relocation of kind {kind}, which is not known: its bytes stay as they are"
+                )),
+                Event::Failed => {}
+            }
+            }
+        };
+        let spoiled =
+            |failure: Failure| Failure::new(failure.exit, format!("{failure} ({incomplete})"));
+        let options = self.cli.options();
+        let installer = Installer::start(&self.format, self.target, &options, observer)?;
+        let fed = feed(&Feed {
+            installer: &installer,
+            refused: &refused,
+            interrupt,
+            incomplete,
+        });
+        let expected = match fed {
+            Ok(expected) => expected,
+            Err(failure) => {
+                interrupt.check(incomplete)?;
+                let failure = installer
+                    .abort()
+                    .map_or_else(|| named(failure), Failure::from);
+                return Err(spoiled(failure));
+            }
+        };
+        let finished = installer.finish(&expected);
+        match refused.take() {
+            Some(error) => Err(spoiled(named(error.into()))),
+            None => finished.map_err(|error| match error {
+                Error::Format(error) => spoiled(named(error.into())),
+                other => other.into(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The last stage of the pipeline: one thread that writes regions, clears free space and counts what has come.
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::Error;
+use crate::install::{Event, FreeSpace, Observer, Report};
+use crate::open::{Opened, Parcel, Proof};
+use crate::target::Disk;
+
+/// What was written.
+#[derive(Default)]
+pub(crate) struct Written {
+    pub(crate) report: Report,
+    /// How each chunk that came has proved itself.
+    pub(crate) seen: Vec<Option<Proof>>,
+    /// Where the spans end, in bytes.
+    pub(crate) end: u64,
+    /// Length of the image in bytes, if its last sector is a short one.
+    pub(crate) short_end: Option<u64>,
+}
+
+impl Written {
+    /// The proof of a chunk, if it has come.
+    pub(crate) fn proof(&self, index: u32) -> Option<Proof> {
+        let index = usize::try_from(index).ok()?;
+        self.seen.get(index).copied().flatten()
+    }
+}
+
+/// The last stage.
+pub(crate) struct WriteStage {
+    pub(crate) sector_size: u64,
+    pub(crate) free: FreeSpace,
+    pub(crate) empty: Sender<Opened>,
+    pub(crate) observer: Observer,
+}
+
+impl WriteStage {
+    pub(crate) fn run(
+        self,
+        disk: &Receiver<Disk>,
+        parcels: &Receiver<Parcel>,
+    ) -> Result<(Disk, Written), Error> {
+        let gone = |_| Error::Thread("there is no disk to write".into());
+        let mut disk = disk.recv().map_err(gone)?;
+        let mut written = Written::default();
+        for parcel in parcels {
+            let put = match &parcel {
+                Parcel::Part { offset, bytes } => disk.put(*offset, bytes),
+                Parcel::Chunk(chunk) => self.write(&mut disk, chunk, &mut written),
+            };
+            if let Err(error) = put {
+                (self.observer)(Event::Failed);
+                return Err(error);
+            }
+            if let Parcel::Chunk(chunk) = parcel {
+                (self.observer)(Event::Written {
+                    index: chunk.index,
+                    plain_bytes: self.plain_bytes(&chunk),
+                });
+                let _ = self.empty.try_send(chunk);
+            }
+        }
+        Ok((disk, written))
+    }
+
+    /// Bytes of disk data that were written for a chunk.
+    fn plain_bytes(&self, chunk: &Opened) -> u64 {
+        match chunk.proof {
+            Proof::OnDisk => 0,
+            _ => chunk.layout.data_sectors() * self.sector_size,
+        }
+    }
+
+    fn write(&self, disk: &mut Disk, chunk: &Opened, written: &mut Written) -> Result<(), Error> {
+        let span = chunk.layout.span;
+        let mut rest = &chunk.data[..];
+        let mut position = span.first;
+        for region in &chunk.layout.regions {
+            self.gap(disk, position, region.first)?;
+            position = region.end();
+            if chunk.proof == Proof::OnDisk || chunk.went_ahead {
+                continue;
+            }
+            let bytes =
+                usize::try_from(u64::from(region.sectors) * self.sector_size).unwrap_or(usize::MAX);
+            let Some((bytes, behind)) = rest.split_at_checked(bytes) else {
+                break;
+            };
+            disk.put(region.first * self.sector_size, bytes)?;
+            rest = behind;
+        }
+        self.gap(disk, position, span.end())?;
+
+        written.end = written.end.max(span.end().saturating_mul(self.sector_size));
+        written.short_end = written.short_end.or(chunk.short_end);
+        let index = usize::try_from(chunk.index).unwrap_or(usize::MAX);
+        if written.seen.len() <= index {
+            written.seen.resize(index + 1, None);
+        }
+        if written.seen[index].replace(chunk.proof).is_none() {
+            match chunk.proof {
+                Proof::OnDisk => written.report.kept_chunks += 1,
+                _ => written.report.chunks += 1,
+            }
+            let free = span.sectors - chunk.layout.data_sectors();
+            written.report.plain_bytes += self.plain_bytes(chunk);
+            written.report.free_bytes += free * self.sector_size;
+        }
+        Ok(())
+    }
+
+    fn gap(&self, disk: &mut Disk, first: u64, end: u64) -> Result<(), Error> {
+        match self.free {
+            FreeSpace::Zero if first < end => {
+                disk.zero(first * self.sector_size, (end - first) * self.sector_size)
+            }
+            _ => Ok(()),
+        }
+    }
+}
