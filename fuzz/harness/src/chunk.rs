@@ -89,15 +89,13 @@ fn feed_one(bench: &mut Bench, mut chunk: Vec<u8>) {
     let wrong_index = bench.context.verify_chunk(&chunk, index.wrapping_add(1));
     assert!(wrong_index.is_err(), "a chunk is good for two places");
     let Ok(verified) = bench.context.verify_chunk(&chunk, index) else {
-        assert!(open(bench, index, &chunk).is_err());
+        assert!(open(bench, index, &chunk).0.is_err());
         return;
     };
     assert_eq!(verified.root, *blake3::hash(&chunk).as_bytes());
     assert_eq!(verified.header.blocks() as usize * BLOCK, chunk.len());
-    let (error, layout, plain) = match open(bench, index, &chunk) {
-        Ok((layout, plain)) => (None, layout, plain),
-        Err((error, layout, plain)) => (Some(error), layout, plain),
-    };
+    let (opened, (layout, plain)) = open(bench, index, &chunk);
+    let error = opened.err();
     assert!(
         plain.capacity() <= 2 << 20,
         "more memory than a chunk has data"
@@ -124,9 +122,8 @@ fn feed_one(bench: &mut Bench, mut chunk: Vec<u8>) {
             );
             forge::put(&mut chunk, 112, &hash);
             bench.forge.seal(&mut chunk);
-            let (again, same) = open(bench, index, &chunk)
-                .map_err(|(error, ..)| error)
-                .unwrap();
+            let (opened, (again, same)) = open(bench, index, &chunk);
+            opened.unwrap();
             assert!(again == layout && same == plain);
             check_good(bench, index, &chunk, &layout, &plain);
         }
@@ -134,22 +131,19 @@ fn feed_one(bench: &mut Bench, mut chunk: Vec<u8>) {
     }
 }
 
-/// A layout and the data of its regions.
+/// A layout and the data of its regions; whatever is there after a failure.
 type Opened = (Layout, Vec<u8>);
 
-fn open(bench: &mut Bench, index: u32, chunk: &[u8]) -> Result<Opened, (Error, Layout, Vec<u8>)> {
+fn open(bench: &mut Bench, index: u32, chunk: &[u8]) -> (Result<(), Error>, Opened) {
     let (mut layout, mut plain) = (Layout::default(), Vec::new());
     let mut scratch = chunk.to_vec();
     let opened = bench
         .opener
         .open(index, &mut scratch, WINDOW, &mut layout, &mut plain);
-    match opened {
-        Ok(verified) => {
-            assert_eq!(verified.header.plain_hash, chunk[112..144]);
-            Ok((layout, plain))
-        }
-        Err(error) => Err((error, layout, plain)),
-    }
+    let opened = opened.map(|verified| {
+        assert_eq!(verified.header.plain_hash, chunk[112..144]);
+    });
+    (opened, (layout, plain))
 }
 
 /// What must be true of a chunk that was accepted.
@@ -170,9 +164,8 @@ fn check_good(bench: &mut Bench, index: u32, chunk: &[u8], layout: &Layout, plai
         .sealer
         .seal(index, layout.clone(), plain, &mut sealed)
         .unwrap();
-    let (again, same) = open(bench, index, &sealed)
-        .map_err(|(error, ..)| error)
-        .unwrap();
+    let (opened, (again, same)) = open(bench, index, &sealed);
+    opened.unwrap();
     assert!(again == layout && same == plain);
 }
 

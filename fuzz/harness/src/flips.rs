@@ -143,17 +143,17 @@ impl Subject {
         self.image.len() as u64 * 8
     }
 
-    /// Turns over each of these bits on its own, in `threads` threads.
+    /// Turns over one of `step` of these bits at a time, each on its own, in `threads` threads.
     ///
     /// # Panics
     /// If one is accepted, or anything wrong reaches the target.
     #[must_use]
-    pub fn flip(&self, bits: &[Range<u64>], step: usize, from: From, threads: usize) -> Tally {
+    pub fn flip(&self, bits: Range<u64>, step: usize, from: From, threads: usize) -> Tally {
         let mut tally = Tally::new();
         thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|thread| {
-                    let bits = bits.iter().cloned().flatten().step_by(step);
+                    let bits = bits.clone().step_by(step);
                     let bits = bits.skip(thread).step_by(threads);
                     scope.spawn(move || self.flip_these(bits, from))
                 })

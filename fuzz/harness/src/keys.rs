@@ -121,7 +121,7 @@ fn check_private(signer: &SigningKey) {
     // the library checks the signature that it has made.
     let signed = match header(signer, "golden") {
         Ok(signed) => signed,
-        Err(Error::Signing { .. }) if signer.algorithm() == SignatureAlgorithm::RsaPss => return,
+        Err(Error::Signing) if signer.algorithm() == SignatureAlgorithm::RsaPss => return,
         Err(error) => panic!("{error}"),
     };
     let trust = |key: &VerifyingKey| Trust::new(vec![key.clone()], false);

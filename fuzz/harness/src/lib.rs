@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a harness fails by panicking")]
 
 pub mod age;
+pub mod bombs;
 pub mod chunk;
 pub mod flips;
 pub mod forge;

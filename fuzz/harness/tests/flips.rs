@@ -10,7 +10,7 @@ const THREADS: usize = 2;
 fn no_bit_of_a_modern_image_can_be_turned_over() {
     let subject = Subject::new(Suite::Modern, 4, 19 << 10);
     assert!(subject.bits() > 60 * 1024 * 8);
-    let tally = subject.flip(&[0..subject.bits()], 1, From::Part, THREADS);
+    let tally = subject.flip(0..subject.bits(), 1, From::Part, THREADS);
     println!("{tally:?}");
     assert_eq!(tally.values().sum::<u64>(), subject.bits());
 }
@@ -19,7 +19,7 @@ fn no_bit_of_a_modern_image_can_be_turned_over() {
 #[test]
 fn a_flip_is_found_in_a_stream() {
     let subject = Subject::new(Suite::Modern, 4, 19 << 10);
-    let tally = subject.flip(&[0..subject.bits()], 101, From::Start, THREADS);
+    let tally = subject.flip(0..subject.bits(), 101, From::Start, THREADS);
     assert_eq!(tally.values().sum::<u64>(), subject.bits().div_ceil(101));
 }
 
@@ -27,7 +27,7 @@ fn a_flip_is_found_in_a_stream() {
 #[test]
 fn no_bit_of_a_classic_image_can_be_turned_over() {
     let subject = Subject::new(Suite::Classic, 4, 19 << 10);
-    let tally = subject.flip(&[0..subject.bits()], 101, From::Start, THREADS);
+    let tally = subject.flip(0..subject.bits(), 101, From::Start, THREADS);
     println!("{tally:?}");
     assert_eq!(tally.values().sum::<u64>(), subject.bits().div_ceil(101));
 }
