@@ -116,15 +116,19 @@ fn a_signal_ends_the_waiting_for_a_pipe() -> Result<()> {
         return Ok(());
     };
     let target = scene.path("new");
-    let mut unzip = scene.keys.imageunzip()?;
-    unzip.arg("-").arg(&target).stdin(Stdio::piped());
-    let unzip = Background::start(unzip)?;
-    while !catches_sigterm(unzip.id())? {
-        std::thread::sleep(Duration::from_millis(5));
+    let (mut unzip, mut zip) = (scene.keys.imageunzip()?, scene.keys.imagezip()?);
+    unzip.arg("-");
+    zip.args(["--from", "-"]);
+    for mut command in [unzip, zip] {
+        command.arg(&target).stdin(Stdio::piped());
+        let running = Background::start(command)?;
+        while !catches_sigterm(running.id())? {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.signal(Signal::SIGTERM)?;
+        assert_eq!(running.wait(Duration::from_secs(30))?.code(), Some(130));
+        assert!(!target.exists());
     }
-    unzip.signal(Signal::SIGTERM)?;
-    assert_eq!(unzip.wait(Duration::from_secs(30))?.code(), Some(130));
-    assert!(!target.exists());
     Ok(())
 }
 
