@@ -34,15 +34,13 @@ POWER, LOG, ELEMENT, NUMBER = tables()
 
 
 def lagrange(nodes, at):
-    """For each node the value in `at` of the polynomial that is 1 in it and 0 in the other nodes."""
+    """For each node the value in `at` of the polynomial that is 1 in it and 0 in the other nodes. The nodes are all
+    elements of a coset of e(0) ... e(p - 1), so the product of the differences to the others is the same for each."""
     if at in nodes:
         return [int(node == at) for node in nodes]
     everything = sum(LOG[at ^ node] for node in nodes)
-    values = []
-    for node in nodes:
-        below = LOG[at ^ node] + sum(LOG[node ^ other] for other in nodes if other != node)
-        values.append(POWER[(everything - below) % 65535])
-    return values
+    differences = sum(LOG[nodes[0] ^ node] for node in nodes[1:])
+    return [POWER[(everything - differences - LOG[at ^ node]) % 65535] for node in nodes]
 
 
 def symbols(block):

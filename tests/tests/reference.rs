@@ -181,7 +181,7 @@ fn deltas_decode_over_their_bases() -> Result<()> {
     let rsa = rsa_keys(&scene)?;
     let changed = scene.path("changed");
     fs::copy(&scene.disk.path, &changed)?;
-    let delta = |keys: &Keys, options: &[&str], base: &Path, name: &str| -> Result<PathBuf> {
+    let delta = |keys: &Keys, options: &[&str], bases: &[&Path], name: &str| -> Result<PathBuf> {
         let mut bytes = fs::read(&changed)?;
         // In the data of a file of this disk, so that few chunks differ.
         let middle = bytes.len() / 2;
@@ -191,7 +191,10 @@ fn deltas_decode_over_their_bases() -> Result<()> {
         let mut zip = keys.imagezip()?;
         zip.args(options).args(["--raw", "--chunk-size", "256K"]);
         zip.arg("--trust").arg(&scene.keys.public);
-        zip.arg("--base").arg(base).arg(&changed).arg(&image);
+        for base in bases {
+            zip.arg("--base").arg(base);
+        }
+        zip.arg(&changed).arg(&image);
         run(zip)?.success()?;
         Ok(image)
     };
@@ -200,7 +203,7 @@ fn deltas_decode_over_their_bases() -> Result<()> {
     zip.args(["--raw", "--chunk-size", "256K"]);
     zip.arg(&scene.disk.path).arg(&base);
     run(zip)?.success()?;
-    let first = delta(&scene.keys, &[], &base, "first.frz")?;
+    let first = delta(&scene.keys, &[], &[&base], "first.frz")?;
     ensure!(
         fs::metadata(&first)?.len() < fs::metadata(&base)?.len() / 2,
         "a delta leaves out what is the same"
@@ -208,7 +211,12 @@ fn deltas_decode_over_their_bases() -> Result<()> {
     let disk = decode(&scene, &scene.keys, &[], &[&base], &first)?;
     ensure!(ranges::hash(&disk)? == ranges::hash(&changed)?);
     // Of other algorithms and another owner than its base.
-    let second = delta(&rsa, &["--suite", "classic"], &first, "second.frz")?;
+    let second = delta(
+        &rsa,
+        &["--suite", "classic"],
+        &[&base, &first],
+        "second.frz",
+    )?;
     let public = scene.keys.public.display().to_string();
     let disk = decode(
         &scene,
