@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::run::Run;
 use super::{Cli, DiskShape, now};
-use crate::base::Indexed;
+use crate::base::{Chain, Indexed};
 use crate::compare::{Difference, compare};
 use crate::inputs::Access;
 use crate::output::Output;
@@ -27,8 +27,8 @@ impl Cli {
         protected: &Protected,
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
-        let (disk, map) = self.open_disk()?;
         let chain = self.open_chain(access)?;
+        let (disk, map) = self.open_disk(chain.as_ref())?;
         let base = Self::nearest(chain.as_ref(), map.sector_size, map.disk_sectors)?;
         let shape = DiskShape {
             sector_size: map.sector_size,
@@ -62,8 +62,8 @@ impl Cli {
 
     /// Says how much of a disk differs from an image.
     pub(super) fn compare(&self, access: &Access, interrupt: &Interrupt) -> Result<(), Failure> {
-        let (disk, map) = self.open_disk()?;
         let chain = self.open_chain(Some(access))?;
+        let (disk, map) = self.open_disk(chain.as_ref())?;
         let base = Self::nearest(chain.as_ref(), map.sector_size, map.disk_sectors)?;
         let missing = || Failure::new(Exit::Usage, "--compare needs a --base");
         let base = base.ok_or_else(missing)?;
@@ -135,11 +135,14 @@ impl Cli {
         progress.finish(&line, fields);
     }
 
-    pub(super) fn open_disk(&self) -> Result<(Disk, DiskMap), Failure> {
-        let sector_size = self
-            .sector_size
-            .as_deref()
-            .and_then(|size| size.parse().ok());
+    /// Opens the source. A file's sectors are as large as those of the base, unless the user says otherwise.
+    pub(super) fn open_disk(&self, chain: Option<&Chain>) -> Result<(Disk, DiskMap), Failure> {
+        let sector_size = match &self.sector_size {
+            Some(size) => size.parse().ok(),
+            None => chain
+                .and_then(Chain::nearest)
+                .map(|base| base.index.header.sector_size),
+        };
         let disk = Disk::open(&self.source, sector_size, self.allow_mounted)?;
         let options = Options {
             strict: self.strict,

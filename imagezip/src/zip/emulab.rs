@@ -171,7 +171,7 @@ impl Cli {
         let level = self.protection.zlib_level()?;
         let missing = || Failure::new(Exit::Usage, "name the image to write");
         let image = self.image.as_deref().ok_or_else(missing)?;
-        let (disk, map) = self.open_disk()?;
+        let (disk, map) = self.open_disk(None)?;
         if map.sector_size != SECTOR_SIZE {
             let message = format!(
                 "has sectors of {} bytes, Emulab images know only 512",
