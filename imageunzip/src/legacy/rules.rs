@@ -94,6 +94,7 @@ impl Legacy {
         let chunk = Chunk::parse(index, bytes)?;
         let header = chunk.header();
         self.check_header(header, span)?;
+        self.verify(&chunk)?;
         let end = end_of(header, span);
         if end > window.bytes {
             let found = window.bytes;
@@ -103,7 +104,6 @@ impl Legacy {
                 found,
             });
         }
-        self.verify(&chunk)?;
         let place = window.partition.map_or(Place::WholeDisk, Place::Partition);
         Ok(self.unlock(&chunk, place, |checked| then(header, checked))?)
     }
