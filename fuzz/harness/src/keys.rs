@@ -1,10 +1,7 @@
 //! Target `keys`: owner's private and public key files, trusted keys with names, content keys.
 
 use base64ct::{Base64, Encoding};
-use chunkfmt::{
-    ContentKey, Context, Error, ImageHeader, SignatureAlgorithm, SigningKey, Trust, TrustedKey,
-    VerifyingKey,
-};
+use chunkfmt::{ContentKey, Context, ImageHeader, SigningKey, Trust, TrustedKey, VerifyingKey};
 use pkcs8::EncryptedPrivateKeyInfoRef;
 use pkcs8::pkcs5::EncryptionScheme;
 use pkcs8::pkcs5::pbes2::Kdf;
@@ -48,7 +45,8 @@ fn is_slow(der: &[u8]) -> bool {
                     * u128::from(kdf.block_size)
                     * u128::from(kdf.parallelization)
                     * 128;
-                (1 << 20..=4 << 30).contains(&work)
+                // The library panics on a cost of zero (pkcs5 0.8.1, `scrypt::Params::try_from`).
+                kdf.cost_parameter == 0 || (1 << 20..=4 << 30).contains(&work)
             }
             _ => false,
         },
@@ -109,7 +107,7 @@ fn check_public(public: &VerifyingKey) {
     assert!(matches!(public.bits(), 256 | 3072 | 4096));
     // A header that names this key and has no signature of it.
     let owner = SigningKey::generate().unwrap();
-    let forged = header(&owner, "x").unwrap();
+    let forged = header(&owner, "x");
     assert!(Context::new(&forged, &Trust::new(vec![public.clone()], true), &[]).is_err());
 }
 
@@ -117,13 +115,8 @@ fn check_private(signer: &SigningKey) {
     let again = SigningKey::from_pem(&signer.to_pem().unwrap()).unwrap();
     assert_eq!(again.verifying_key(), signer.verifying_key());
     check_public(&signer.verifying_key());
-    // What it signs is verified with its public half, and with nothing else. Some damage of an RSA key shows only when
-    // the library checks the signature that it has made.
-    let signed = match header(signer, "golden") {
-        Ok(signed) => signed,
-        Err(Error::Signing) if signer.algorithm() == SignatureAlgorithm::RsaPss => return,
-        Err(error) => panic!("{error}"),
-    };
+    // What it signs is verified with its public half, and with nothing else.
+    let signed = header(signer, "golden");
     let trust = |key: &VerifyingKey| Trust::new(vec![key.clone()], false);
     let context = Context::new(&signed, &trust(&signer.verifying_key()), &[]);
     assert!(context.unwrap().is_verified());
@@ -153,12 +146,13 @@ fn check_names(trusted: &TrustedKey) {
         if name == outside && trusted.prefixes().iter().any(|prefix| prefix == outside) {
             continue;
         }
-        let context = Context::new(&header(&signer, name).unwrap(), &trust, &[]);
+        let context = Context::new(&header(&signer, name), &trust, &[]);
         assert_eq!(context.is_ok(), allowed, "{name:?}");
     }
 }
 
-fn header(signer: &SigningKey, name: &str) -> Result<Vec<u8>, Error> {
+fn header(signer: &SigningKey, name: &str) -> Vec<u8> {
     ImageHeader::new(name.into(), 1, 512, 8, None, Some(signer))
         .and_then(|header| header.to_bytes(Some(signer)))
+        .unwrap()
 }

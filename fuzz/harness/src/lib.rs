@@ -17,13 +17,14 @@ pub mod image;
 pub mod keys;
 pub mod layout;
 pub mod manifest;
+pub mod ndz;
 pub mod seeds;
 
 /// A name in `fuzz/fuzz_targets` and `testdata/fuzz`, and what is fed.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("header", header::feed),
     ("chunk", chunk::feed),
     ("layout", layout::feed),
@@ -31,4 +32,5 @@ pub const TARGETS: [Target; 7] = [
     ("image", image::feed),
     ("keys", keys::feed),
     ("age", age::feed),
+    ("ndz", ndz::feed),
 ];

@@ -1,12 +1,14 @@
 //! Small inputs that reach far: what the fuzzer begins with. The same every time they are made, but for wrapped keys.
 
+use std::io::Write;
+
 use chunkfmt::{Layout, Region, Sealer, Span};
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::{EncodePrivateKey, EncodePublicKey};
 
 use crate::age;
 use crate::chunk::{Bench, SEALED_DATA, choices, forge_of, sealed_layout};
-use crate::forge::{BLOCK, Forge, Table};
+use crate::forge::{BLOCK, Forge, Table, put};
 use crate::manifest;
 
 /// Target, name, bytes.
@@ -23,6 +25,7 @@ pub fn all() -> Vec<Seed> {
         images(),
         keys(),
         wrapped(),
+        emulab(),
     ]
     .concat()
 }
@@ -243,4 +246,77 @@ fn wrapped() -> Vec<Seed> {
         ),
         ("age", "recipients".into(), with_byte(2, text.as_bytes())),
     ]
+}
+
+/// Small chunks of Emulab's versions, by the tables of docs/NDZ.md, and the files beside Emulab's images.
+fn emulab() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    // Version, bytes of the header, of a pair of numbers, place of the span.
+    let versions = [
+        (1, 24, 8, 0),
+        (3, 36, 8, 24),
+        (4, 344, 8, 24),
+        (5, 72, 16, 40),
+    ];
+    for (version, header, pair, span) in versions {
+        let number = |bytes: &mut [u8], at: usize, value: u32| put(bytes, at, &value.to_le_bytes());
+        let two = |bytes: &mut [u8], at: usize, first, second| {
+            number(bytes, at, first);
+            number(bytes, at + pair / 2, second);
+        };
+        let mut chunk = vec![0; ndz::CHUNK_SIZE];
+        let packed = packed(&text(5 * 512));
+        number(&mut chunk, 0, 0x6969_6969 + version - 1);
+        number(&mut chunk, 4, u32::try_from(packed.len()).unwrap());
+        number(&mut chunk, 12, u32::from(version == 1));
+        number(&mut chunk, 16, 4096);
+        number(&mut chunk, 20, 2);
+        if span > 0 {
+            two(&mut chunk, span, 0, 100);
+            // A short last sector.
+            number(&mut chunk, 32, 1);
+            let at = header + 2 * pair;
+            let values: &[u32] = if pair == 16 {
+                &[6, 0, 14, 0, 100]
+            } else {
+                &[6, 14, 0, 100]
+            };
+            for (place, &value) in (at..).step_by(4).zip(values) {
+                number(&mut chunk, place, value);
+            }
+        }
+        if version == 4 {
+            put(&mut chunk, 38, &[1]);
+        }
+        two(&mut chunk, header, 3, 2);
+        two(&mut chunk, header + pair, 12, 3);
+        put(&mut chunk, ndz::HEADER_SIZE, &packed);
+        for how in [4, 20, 36] {
+            seeds.push((
+                "ndz",
+                format!("v{version}-{how}"),
+                crate::ndz::input(how, &chunk),
+            ));
+        }
+    }
+    macro_rules! beside {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../testdata/ndz/", $name))
+        };
+    }
+    let list = &beside!("v3-ext4-delta.ndz.sig")[..672];
+    seeds.push(("ndz", "list".into(), with_byte(0, list)));
+    seeds.push((
+        "ndz",
+        "public".into(),
+        with_byte(1, beside!("v4-signed.ndz.skey")),
+    ));
+    seeds.push(("ndz", "content".into(), with_byte(2, beside!("test.ekey"))));
+    seeds
+}
+
+fn packed(data: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(6));
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
 }

@@ -47,7 +47,7 @@ macro_rules! replay {
     };
 }
 
-replay!(header, chunk, layout, manifest, image, keys, age);
+replay!(header, chunk, layout, manifest, image, keys, age, ndz);
 
 /// The seeds in the repository are those that `examples/seeds.rs` writes; wrapped keys are random.
 #[test]
