@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use chunkfmt::parity::ParityEncoder;
 use chunkfmt::{
-    ChunkEntry, Cipher, Context, Error, ImageIndex, Layout, Manifest, Opener, Part, Trust,
+    ChunkEntry, ChunkHeader, ChunkSecret, Cipher, Context, Error, ImageIndex, Layout, Manifest,
+    Opener, Part, Trust,
 };
 use frisbee_cli::policy::Keys;
 use frisbee_cli::{Exit, Failure, Interrupt, units};
@@ -47,9 +48,10 @@ impl Cli {
         if self.deep && !readable {
             return Err(Error::KeyMissing.into());
         }
-        if readable {
-            context.secrets(&index.manifest)?;
-        }
+        let secrets = match readable {
+            true => context.secrets(&index.manifest)?,
+            false => Vec::new(),
+        };
         let bad: Mutex<Vec<Error>> = Mutex::default();
         let bytes = AtomicU64::new(0);
         let state = || -> Result<_, Error> {
@@ -64,12 +66,17 @@ impl Cli {
                     chunk: &mut Vec<u8>| {
             let checked = check_chunk(&context, &index.manifest, number, chunk)
                 .and_then(|()| check_parity(parity, &index.manifest, number, chunk))
+                .and_then(|()| ChunkHeader::parse(chunk, number))
+                .and_then(|header| {
+                    let same = |secret: &ChunkSecret| secret.plain_hash == header.plain_hash;
+                    check_secret(&secrets, number, same)
+                })
                 .and_then(|()| match opener {
                     Some(opener) => {
                         let (mut layout, mut data) = (Layout::default(), Vec::new());
                         let window = context.header().disk_sectors;
                         opener.open(number, chunk, window, &mut layout, &mut data)?;
-                        Ok(())
+                        check_secret(&secrets, number, |secret| secret.layout == layout)
                     }
                     None => Ok(()),
                 });
@@ -261,6 +268,21 @@ fn check_parity(
     match parity.root(chunk, entry.parity_blocks)? == entry.parity_root {
         true => Ok(()),
         false => Err(Error::Parity {
+            part: Part::Chunk(number),
+        }),
+    }
+}
+
+/// Compares a chunk with what the manifest's private part says of it; with nothing if that cannot be read.
+fn check_secret(
+    secrets: &[ChunkSecret],
+    number: u32,
+    same: impl FnOnce(&ChunkSecret) -> bool,
+) -> Result<(), Error> {
+    let place = usize::try_from(number).ok();
+    match place.and_then(|place| secrets.get(place)).is_none_or(same) {
+        true => Ok(()),
+        false => Err(Error::NotInManifest {
             part: Part::Chunk(number),
         }),
     }

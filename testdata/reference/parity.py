@@ -7,13 +7,16 @@ BASIS = (
 )  # fmt: skip
 BLOCK = 1024
 
-# More products than this take minutes.
-LIMIT = 40_000
+# More products of a block and a factor than this take too long.
+LIMIT = 20_000
+
+# Stands for the logarithm of zero: powers from here on are zero.
+NEVER = 131070
 
 
 def tables():
     """Powers and logarithms of x in the field, and the elements e(0), e(1), ... with their numbers."""
-    power, logarithm = [0] * 131070, [0] * 65536
+    power, logarithm = [0] * (NEVER + 65535), [NEVER] * 65536
     element = 1
     for exponent in range(65535):
         power[exponent] = power[exponent + 65535] = element
@@ -43,11 +46,10 @@ def lagrange(nodes, at):
     return [POWER[(everything - differences - LOG[at ^ node]) % 65535] for node in nodes]
 
 
-def symbols(block):
-    """512 elements of the field: a low byte and the high byte 32 bytes after it, in each piece of 64 bytes."""
-    return [
-        ELEMENT[block[at + i] | block[at + 32 + i] << 8] for at in range(0, BLOCK, 64) for i in range(32)
-    ]
+def logarithms(block):
+    """Of 512 elements of the field: a low byte and the high byte 32 bytes after it, in each piece of 64 bytes."""
+    numbers = (block[at + i] | block[at + 32 + i] << 8 for at in range(0, BLOCK, 64) for i in range(32))
+    return [LOG[ELEMENT[number]] for number in numbers]
 
 
 def block_of(elements):
@@ -73,14 +75,14 @@ def matrix(k, m):
 
 
 def parity_blocks(blocks, m):
-    originals = [symbols(block) for block in blocks]
+    originals = [logarithms(block) for block in blocks]
     result = []
     for factors in matrix(len(blocks), m):
         total = [0] * 512
         for factor, original in zip(factors, originals):
             if factor:
                 log = LOG[factor]
-                total = [t ^ (POWER[LOG[e] + log] if e else 0) for t, e in zip(total, original)]
+                total = [element ^ POWER[other + log] for element, other in zip(total, original)]
         result.append(block_of(total))
     return result
 

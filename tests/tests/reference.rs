@@ -105,19 +105,9 @@ fn images_of_every_suite_decode_to_the_same_disk() -> Result<()> {
         (modern, &["--cipher", "chacha20-poly1305"]),
         (modern, &["--codec", "none", "--no-parity"]),
         (modern, &["--codec", "zlib", "--cipher", "blowfish-cbc"]),
-        (modern, &["--chunk-size", "64K", "--level", "19"]),
+        (modern, &["--chunk-size", "64K", "--level", "1"]),
         (rsa, &["--suite", "classic"]),
-        (
-            rsa,
-            &[
-                "--suite",
-                "classic",
-                "--codec",
-                "zstd",
-                "--cipher",
-                "aes-256-gcm",
-            ],
-        ),
+        (rsa, &["--suite", "classic", "--codec", "zstd"]),
         (modern, &["--raw"]),
     ];
     for (number, (keys, options)) in choices.into_iter().enumerate() {
@@ -125,11 +115,6 @@ fn images_of_every_suite_decode_to_the_same_disk() -> Result<()> {
         let mut zip = keys.imagezip()?;
         zip.args(options).arg(&scene.disk.path).arg(&image);
         run(zip)?.success()?;
-        let mut verify = reader("verify", keys)?;
-        verify.arg(&image);
-        run(verify)?
-            .success()
-            .with_context(|| format!("{options:?}"))?;
         let disk =
             decode(&scene, keys, &[], &[], &image).with_context(|| format!("{options:?}"))?;
         if options == ["--raw"] {
@@ -330,7 +315,7 @@ fn golden_images_are_installed_from_files_and_pipes() -> Result<()> {
     Ok(())
 }
 
-/// What an installer does not look for, as docs/FORMAT.md allows: only the owner can have made it so.
+/// What an installer need not look for (docs/FORMAT.md, section 11), but verification does.
 const LEFT_TO_VERIFICATION: [&str; 3] = [
     "chunk-plain-hash.frz",
     "manifest-other-plain-hash.frz",
@@ -358,10 +343,19 @@ fn bad_images_are_refused_with_the_right_exit_code() -> Result<()> {
         command
             .arg(testdata("must-fail").join(&row["file"]))
             .arg(&target);
-        let outcome = run(command)?;
         if !LEFT_TO_VERIFICATION.contains(&row["file"].as_str()) {
-            outcome.failure(code).context(row["note"].clone())?;
+            run(command)?.failure(code).context(row["note"].clone())?;
+            continue;
         }
+        let mut verify = tool("imagedump")?;
+        verify.args(["--verify", "--deep"]).arg("--trust");
+        verify
+            .arg(testdata("frz/owner-ed25519.pub"))
+            .arg("--key")
+            .arg(&key);
+        verify.arg(testdata("must-fail").join(&row["file"]));
+        let outcome = run(verify)?;
+        ensure!(outcome.code() == Some(code), "{outcome}");
     }
     Ok(())
 }
