@@ -1,9 +1,11 @@
-//! What is done with the project as a whole: show it, test it, measure it, pack it.
+//! What is done with the project as a whole: show it, test it, attack it, measure it, pack it.
 
 mod bench;
 mod cargo;
 mod demo;
 mod dist;
+mod flips;
+mod fuzz;
 mod show;
 mod test;
 mod tools;
@@ -31,6 +33,23 @@ enum Task {
     },
     /// Run all checks and tests; as root, install what they need
     Test,
+    /// Attack the formats with cargo-fuzz, which is installed if it is missing
+    Fuzz {
+        /// Minutes for each target
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+        minutes: u32,
+        /// Look for memory errors too (AddressSanitizer); half as fast
+        #[arg(long)]
+        address: bool,
+        /// What to attack [default: everything]
+        targets: Vec<String>,
+    },
+    /// Turn over every bit of a 4 MiB image: none may be accepted
+    Flips {
+        /// Every Nth bit only
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        every: u32,
+    },
     /// Measure beside other tools, in pairs; as root
     Bench {
         /// What to measure
@@ -54,6 +73,12 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Demo { disk } => demo::run(disk.as_deref()),
         Task::Test => test::run_all(),
+        Task::Fuzz {
+            minutes,
+            address,
+            targets,
+        } => fuzz::run(minutes, address, &targets),
+        Task::Flips { every } => flips::run(every),
         Task::Bench { subject, runs } => bench::run(subject, runs.into()),
         Task::Dist => dist::run(),
         Task::Manuals { directory } => dist::manuals(&directory),
