@@ -80,7 +80,20 @@ pub(crate) struct Made {
     pub(crate) root: Option<(u32, Cv)>,
 }
 
-type Done = (Made, Vec<u8>);
+/// A chunk and its bytes. An error ends the work at once: the writer would wait for this chunk for ever.
+type Done = Result<(Made, Vec<u8>), Error>;
+
+/// Tells the writer if a worker dies, for the same reason.
+struct Watched(Sender<Done>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // Fails if the writer has gone already.
+            let _ = self.0.send(Err(Error::Thread("it panicked".into())));
+        }
+    }
+}
 
 /// Writes an image to `output`, with a thread for each of `makers`. `advance` is called with the bytes of disk data
 /// that are done.
@@ -112,9 +125,14 @@ pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
         let workers: Vec<_> = makers
             .into_iter()
             .map(|maker| {
-                let (empty, done) = (empty_receiver.clone(), done_sender.clone());
+                let (empty, done) = (empty_receiver.clone(), Watched(done_sender.clone()));
                 let source = &source;
-                scope.spawn(move || work(source, maker, &empty, &done, interrupt))
+                scope.spawn(move || {
+                    if let Err(error) = work(source, maker, &empty, &done.0, interrupt) {
+                        // Fails if the writer has gone: it knows an error already.
+                        let _ = done.0.send(Err(error));
+                    }
+                })
             })
             .collect();
         drop((done_sender, empty_receiver));
@@ -124,7 +142,7 @@ pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
         for worker in workers {
             worker
                 .join()
-                .map_err(|_| Error::Thread("it panicked".into()))??;
+                .map_err(|_| Error::Thread("it panicked".into()))?;
         }
         written
     })?;
@@ -170,7 +188,8 @@ fn write_in_order(
     let empty = empty;
     let mut waiting = BTreeMap::new();
     let mut written = Written::default();
-    for (made, chunk) in done {
+    for made in done {
+        let (made, chunk) = made?;
         waiting.insert(made.index, (made, chunk));
         while let Some(entry) = waiting
             .first_entry()
@@ -224,7 +243,7 @@ fn work<S: Source, M: Maker<Item = S::Item>>(
             return Ok(());
         };
         let made = maker.make(item, &mut input, &mut out)?;
-        if done.send((made, out)).is_err() {
+        if done.send(Ok((made, out))).is_err() {
             return Ok(());
         }
     }

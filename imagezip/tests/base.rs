@@ -64,6 +64,27 @@ fn a_delta_knows_its_base_by_the_manifest() {
     assert_eq!(failure.exit, Exit::Verification, "{failure}");
     assert!(failure.message.contains("manifest digest"), "{failure}");
     assert!(!directory.path().join("never.frz").exists());
+    // Nor does one image's chunk pass with the other's manifest.
+    let [base, other] = ["base.frz", "other.frz"].map(|name| fs::read(path(name)).unwrap());
+    let body = other.len() - 3 * 1024;
+    assert_eq!(base.len(), other.len());
+    assert!(other[body..].starts_with(b"FRZMANIF"));
+    fs::write(path("mixed.frz"), [&base[..body], &other[body..]].concat()).unwrap();
+    let (owner, mixed, out) = (path("owner.key"), path("mixed.frz"), path("never.frz"));
+    let arguments = [
+        "imagezip",
+        "--unencrypted",
+        "--sign",
+        &owner,
+        "--from",
+        &mixed,
+        &out,
+    ];
+    let cli = imagezip::zip::Cli::try_parse_from(arguments).unwrap();
+    let failure = cli.run().unwrap_err();
+    assert_eq!(failure.exit, Exit::Verification, "{failure}");
+    assert!(failure.message.contains("manifest"), "{failure}");
+    assert!(!directory.path().join("never.frz").exists());
     // The other one is a base of its own: the disk differs from it in one chunk.
     imagezip(&["other.frz"], "changed.frz").unwrap();
     assert!(fs::metadata(path("changed.frz")).unwrap().len() > 4096 + 3 * 1024);

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::background::Background;
@@ -294,6 +295,27 @@ fn an_image_of_an_image_in_a_pipe() -> Result<()> {
     let target = scene.used_disk("used")?;
     scene.keys.unzip(&image, &target)?;
     scene.installed_on(&target)
+}
+
+/// A bad chunk ends the work, however many good ones wait behind it.
+#[test]
+fn no_image_of_a_long_image_with_a_bad_chunk() -> Result<()> {
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let mut bytes = fs::read(&scene.image)?;
+    let parts = e2e::anatomy::Anatomy::of(&bytes)?;
+    ensure!(parts.chunks.len() > 30);
+    bytes[parts.chunks[1].bytes.start + 1024] ^= 1;
+    let (bad, image) = (scene.path("bad.frz"), scene.path("new.frz"));
+    fs::write(&bad, bytes)?;
+    let mut command = scene.keys.imagezip()?;
+    command
+        .args(["--threads", "2", "--from"])
+        .arg(&bad)
+        .arg(&image);
+    let outcome = Background::start(command)?.wait(Duration::from_secs(60))?;
+    outcome.failure(4)?;
+    ensure!(!image.exists());
+    Ok(())
 }
 
 /// Whatever is wrong with the image that is read, there is no new one.
