@@ -90,6 +90,8 @@ pub struct ImageReader<R> {
     /// The index that the next chunk should have, or may have in a delta.
     next: u32,
     delta: bool,
+    /// Blocks of the chunks that came.
+    blocks: Vec<u32>,
 }
 
 impl<R: Read> ImageReader<R> {
@@ -119,6 +121,7 @@ impl<R: Read> ImageReader<R> {
             offset: HEADER_SIZE as u64,
             next: 0,
             delta: header.base.is_some(),
+            blocks: Vec::new(),
         })
     }
 
@@ -154,6 +157,7 @@ impl<R: Read> ImageReader<R> {
                 read_manifest(&mut self.source, head, &self.header_bytes, self.offset)?;
             self.offset += manifest.head.padded_body_length();
             self.read_footer(footer)?;
+            check_blocks(&manifest, &self.blocks)?;
             return Ok(Next::End(Box::new(manifest)));
         }
         if !ChunkHeader::is_chunk(chunk) {
@@ -173,6 +177,7 @@ impl<R: Read> ImageReader<R> {
         )?;
         self.offset = offset + chunk.len() as u64;
         self.next = index.saturating_add(1);
+        self.blocks.push(header.blocks());
         Ok(Next::Chunk(index))
     }
 
@@ -192,6 +197,24 @@ impl<R: Read> ImageReader<R> {
             Ok(()) => Err(Error::Trailing),
             Err(other) => Err(other),
         }
+    }
+}
+
+/// Compares the lengths of the chunks that came with the manifest's: who reads by index finds chunks by these. Whether
+/// the chunks are the right ones, and all of them, is left to [`check_roots`].
+fn check_blocks(manifest: &Manifest, blocks: &[u32]) -> Result<(), Error> {
+    let expected = (0..)
+        .zip(&manifest.entries)
+        .filter(|(_, entry)| entry.is_present());
+    let present = expected.clone().count();
+    let other = expected
+        .zip(blocks)
+        .find(|((_, entry), found)| entry.blocks != **found);
+    match other {
+        Some(((number, _), _)) if blocks.len() == present => Err(Error::NotInManifest {
+            part: Part::Chunk(number),
+        }),
+        _ => Ok(()),
     }
 }
 

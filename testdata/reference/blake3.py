@@ -1,7 +1,7 @@
 """BLAKE3 from its paper (sections 2.1 to 2.6): hash, keyed hash, derive_key, extended output.
 
-All leaves of an input are compressed at once: word i of all states is one big integer with a lane of 64 bits per leaf, of
-which 32 are used. That makes plain Python fast enough for chunks of 2 MiB.
+All leaves of an input are compressed at once: word i of all states is one big integer with a lane of 64 bits per leaf,
+of which 32 are used. That makes plain Python fast enough for chunks of 2 MiB.
 """
 
 import struct
@@ -110,7 +110,7 @@ def run(key, data, flags, length):
         while len(values) > 2:
             values = parents(key, values, flags)
         node = node_of_parent(key, values[0], values[1], flags)
-    cv, message, _, block_length, node_flags = (node[0], node[1], node[2], node[3], node[4])
+    cv, message, _, block_length, node_flags = node
     output = b""
     counter = 0
     while len(output) < length:

@@ -50,7 +50,8 @@ def need(condition, part, what, kind=Malformed):
 Prefix = namedtuple("Prefix", "signature codec cipher uuid epoch signer")
 Header = namedtuple(
     "Header",
-    "prefix created sector_size chunk_size sectors salt key_check base_uuid base_epoch base_digest chunk_format name wrapped",
+    "prefix created sector_size chunk_size sectors salt key_check"
+    " base_uuid base_epoch base_digest chunk_format name wrapped",
 )
 Layout = namedtuple("Layout", "first sectors regions relocations")
 Entry = namedtuple("Entry", "blocks parity_blocks root parity_root")
@@ -218,7 +219,9 @@ def parse_manifest(image, at, header, keys, trust):
     block = image[at : at + BLOCK]
     need(len(block) == BLOCK, part, "cut short")
     prefix = parse_prefix(block, b"FRZMANIF", part)
-    count, object_blocks, body_length, chunk_blocks, object_root, plain_bytes = struct.unpack_from("<IIQQ32sQ", block, 56)
+    count, object_blocks, body_length, chunk_blocks, object_root, plain_bytes = struct.unpack_from(
+        "<IIQQ32sQ", block, 56
+    )
     need(not any(block[120:512]), part, "reserved bytes are set")
     same_image(prefix, header, part)
     need(prefix.codec == header.prefix.codec, part, "codec", Unverified)

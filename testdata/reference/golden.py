@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import struct
 
 import crypto
 from write import Image, ed25519_owner, fixed, layout, rsa_owner
@@ -81,7 +80,12 @@ def suites():
             for owner in OWNERS:
                 label = f"suite-{codec}-{cipher}-{owner}"
                 image = Image(
-                    label, OWNERS[owner], CODECS[codec], CIPHERS[cipher], sectors=300, parity=9 if owner == "rsa4096" else 0
+                    label,
+                    OWNERS[owner],
+                    CODECS[codec],
+                    CIPHERS[cipher],
+                    sectors=300,
+                    parity=9 if owner == "rsa4096" else 0,
                 )
                 golden = Golden(image, "two chunks with each combination of codec, cipher and signature")
                 golden.chunk(0, 128, [(0, 4), (20, 3)], text(7 * 512))
@@ -160,7 +164,14 @@ def shapes():
         yield golden
 
     name = "ß日𝄞".encode() * 28 + "日".encode()
-    golden = image("long-name", "a name of 255 bytes, the largest epoch and time", sectors=8, name=name, epoch=2**64 - 1, created=2**64 - 1)
+    golden = image(
+        "long-name",
+        "a name of 255 bytes, the largest epoch and time",
+        sectors=8,
+        name=name,
+        epoch=2**64 - 1,
+        created=2**64 - 1,
+    )
     assert len(name) == 255
     golden.chunk(0, 8, [(0, 8)], text(8 * 512))
     yield golden
@@ -189,20 +200,39 @@ def deltas():
         base.chunk(125 * number, 125, regions, old[number])
     yield base
 
-    delta = Golden(base.image.like(label="delta", name=b"base", epoch=2, uuid=fixed("UUID delta", 16), salt=fixed("salt delta", 16), base=base.image.as_base()), "chunks 1 and 2 are new", [base])
+    delta = Golden(
+        base.image.like(
+            label="delta",
+            name=b"base",
+            epoch=2,
+            uuid=fixed("UUID delta", 16),
+            salt=fixed("salt delta", 16),
+            base=base.image.as_base(),
+        ),
+        "chunks 1 and 2 are new",
+        [base],
+    )
     for number in range(4):
         add = delta.chunk if number in (1, 2) else delta.left_out
         add(125 * number, 125, regions, new[number] if number in (1, 2) else old[number])
     yield delta
 
-    other = Golden(Image("delta-of-delta", **CLASSIC, sectors=500, epoch=3, base=delta.image.as_base()), "chunk 2 is new again, in the classic suite; 1 is the delta's, 0 and 3 the base's", [base, delta])
+    other = Golden(
+        Image("delta-of-delta", **CLASSIC, sectors=500, epoch=3, base=delta.image.as_base()),
+        "chunk 2 is new again, in the classic suite; 1 is the delta's, 0 and 3 the base's",
+        [base, delta],
+    )
     other.left_out(0, 125, regions, old[0])
     other.left_out(125, 125, regions, new[1])
     other.chunk(250, 125, regions, text(7 * 512, "newest "))
     other.left_out(375, 125, regions, old[3])
     yield other
 
-    nothing = Golden(Image("delta-of-nothing", ED25519, sectors=500, epoch=4, base=base.image.as_base()), "no chunk is new: none is in the image", [base])
+    nothing = Golden(
+        Image("delta-of-nothing", ED25519, sectors=500, epoch=4, base=base.image.as_base()),
+        "no chunk is new: none is in the image",
+        [base],
+    )
     for number in range(4):
         nothing.left_out(125 * number, 125, regions, old[number])
     yield nothing

@@ -1,7 +1,6 @@
 """Chunks that must be refused (sections 7, 8 and 11 of FORMAT.md)."""
 
 import gzip
-import hashlib
 import hmac
 import struct
 import zlib
@@ -47,7 +46,9 @@ def headers():
     yield second("plain-length-less", "plain length", "a sector less than the regions", patch=put(64, 1024, form="I"))
     yield second("digest", "altered", f"wrong digest, {SIGNED_FOR}", VERIFICATION, digest=fixed("no digest"))
     yield second("padding", "reserved space", "the padding of the body is not zero", padding=b"\1")
-    yield second("plain-hash", "plain hash", f"wrong plain hash, {SIGNED_FOR}", VERIFICATION, plain_hash=fixed("no hash"))
+    yield second(
+        "plain-hash", "plain hash", f"wrong plain hash, {SIGNED_FOR}", VERIFICATION, plain_hash=fixed("no hash")
+    )
     yield second("index", "foreign index", "index 2", VERIFICATION, index=2)
     yield second("index-back", "foreign index", "index 0 again", VERIFICATION, index=0)
 
@@ -59,14 +60,28 @@ def foreign():
         made = filled()
         other.add(*good(0))
         made.chunks[1] = other.chunk(*good(1))
-        return Vector(f"foreign-{label}", made.bytes(), VERIFICATION, "chunk 1", f"foreign {field}", note, owners=owners)
+        return Vector(
+            f"foreign-{label}", made.bytes(), VERIFICATION, "chunk 1", f"foreign {field}", note, owners=owners
+        )
 
     same = image()
     yield of("image", "UUID", "the chunk of another image", image("another image"))
     yield of("epoch", "epoch", "the chunk of an older epoch", same.like(epoch=0))
-    yield of("signer", "signer", "another trusted owner's chunk", same.like(owner=OWNERS["rsa3072"], signature=None, signer_id=None), "ed25519,rsa3072")
+    yield of(
+        "signer",
+        "signer",
+        "another trusted owner's chunk",
+        same.like(owner=OWNERS["rsa3072"], signature=None, signer_id=None),
+        "ed25519,rsa3072",
+    )
     yield of("signature-algorithm", "signer", "another signature algorithm", same.like(signature=crypto.RSA_PSS))
-    yield of("unsigned", "signer", "a chunk that is not signed", same.like(owner=None, signature=None, signer_id=None), "ed25519,none")
+    yield of(
+        "unsigned",
+        "signer",
+        "a chunk that is not signed",
+        same.like(owner=None, signature=None, signer_id=None),
+        "ed25519,none",
+    )
     yield of("cipher", "cipher", "another cipher", same.like(cipher=crypto.CHACHA20_POLY1305))
     yield of("open", "cipher", "a chunk that is not encrypted", same.like(cipher=crypto.CLEAR))
     yield of("codec", "codec", "another codec", same.like(codec=crypto.ZLIB))
@@ -85,7 +100,9 @@ def altered():
     def of(label, chunks, error, note, kind=VERIFICATION, part="chunk 1", as_file="="):
         return Vector(f"chunks-{label}", made.bytes(chunks=chunks), kind, part, error, note, as_file=as_file)
 
-    yield of("header-bit", first + flipped(other, 56 + 12), "reserved space", "one bit of the header, a reserved one", INPUT)
+    yield of(
+        "header-bit", first + flipped(other, 56 + 12), "reserved space", "one bit of the header, a reserved one", INPUT
+    )
     yield of("plain-hash-bit", first + flipped(other, 112), "signature", "one bit of the plain hash")
     yield of("digest-bit", first + flipped(other, 80), "signature", "one bit of the digest")
     yield of("signature-bit", first + flipped(other, 512), "signature", "one bit of the signature")
@@ -98,11 +115,28 @@ def altered():
     yield of("last-missing", first, "chunk count", "the last one is missing", part="image", as_file=WRONG_PLACE)
     yield of("all-missing", b"", "chunk count", "all are missing", part="image", as_file=WRONG_PLACE)
     yield of("doubled-over", first + first, "foreign index", "the first one instead of the second")
-    yield of("garbage", first + bytes(BLOCK) + other, "lost", "a block of zeros in between", INPUT, "image", WRONG_PLACE)
-    yield of("header-again", first + made.header()[:BLOCK] + other, "lost", "an image header in between", INPUT, "image", WRONG_PLACE)
+    yield of(
+        "garbage", first + bytes(BLOCK) + other, "lost", "a block of zeros in between", INPUT, "image", WRONG_PLACE
+    )
+    yield of(
+        "header-again",
+        first + made.header()[:BLOCK] + other,
+        "lost",
+        "an image header in between",
+        INPUT,
+        "image",
+        WRONG_PLACE,
+    )
     yield of("magic", first + b"X" + other[1:], "lost", "wrong magic of a chunk", INPUT, "image", "input/chunk 1/magic")
     extra = made.chunk(*good(1))
-    yield of("one-more", first + other + extra.bytes, "chunk count", "a chunk more than in the manifest, signed", part="image", as_file=WRONG_PLACE)
+    yield of(
+        "one-more",
+        first + other + extra.bytes,
+        "chunk count",
+        "a chunk more than in the manifest, signed",
+        part="image",
+        as_file=WRONG_PLACE,
+    )
 
 
 def sealing():
@@ -147,27 +181,45 @@ def sealing():
         ("padding-9", lambda padded: (padded[:-1] + b"\x09", b""), "padding longer than a block"),
         ("padding-mixed", lambda padded: (padded[:-8] + b"\7\7\7\7\7\6\7\7", b""), "padding bytes that differ"),
     ):
-        yield second(f"blowfish-{label}", "decrypt", f"{note}, under a right MAC", VERIFICATION, fields, seal=raw_blowfish(change))
+        yield second(
+            f"blowfish-{label}",
+            "decrypt",
+            f"{note}, under a right MAC",
+            VERIFICATION,
+            fields,
+            seal=raw_blowfish(change),
+        )
     part_of_block = raw_blowfish(lambda padded: (padded, b"\1"))
     note = "not whole blocks, under a right MAC"
     (body,) = struct.unpack_from("<I", image(**fields).chunk(*good(1), index=1).bytes, 60)
     yield second("blowfish-blocks", "decrypt", note, VERIFICATION, fields, seal=part_of_block, body_length=body + 1)
     empty = raw_blowfish(lambda padded: (b"", b""))
-    yield second("blowfish-empty", "decrypt", "nothing, under a right MAC", VERIFICATION, fields, seal=empty, body_length=32)
+    yield second(
+        "blowfish-empty", "decrypt", "nothing, under a right MAC", VERIFICATION, fields, seal=empty, body_length=32
+    )
 
     def short_mac(key, number, ad, plain):
         sealed = crypto.seal(crypto.BLOWFISH_CBC_HMAC, key, number, ad, plain)[:-32]
         _, mac_key = crypto.blowfish(key, number)
         return sealed + hmac.digest(mac_key, ad + sealed, "sha256")
 
-    yield second("blowfish-mac-length", "decrypt", "a MAC without the length of the associated data", VERIFICATION, fields, seal=short_mac)
+    yield second(
+        "blowfish-mac-length",
+        "decrypt",
+        "a MAC without the length of the associated data",
+        VERIFICATION,
+        fields,
+        seal=short_mac,
+    )
 
 
 def layouts():
     """Section 8: layouts that were signed."""
 
     def of(label, error, note, layout_bytes, data=DATA[1], **changes):
-        return second(f"layout-{label}", error, f"{note}, {SIGNED_FOR}", layout_bytes=layout_bytes, data=data, **changes)
+        return second(
+            f"layout-{label}", error, f"{note}, {SIGNED_FOR}", layout_bytes=layout_bytes, data=data, **changes
+        )
 
     first, sectors = SPANS[1]
     regions = [(97, 3)]
@@ -180,7 +232,12 @@ def layouts():
     yield of("span-all", "span", "a span of 2^64 - 1 sectors", layout(0, 2**64 - 1, regions))
     yield of("region-empty", "region", "a region of no sectors", layout(first, sectors, [(97, 3), (0, 0)]))
     yield of("region-past-span", "region", "a region past the end of its span", layout(first, sectors, [(98, 3)]))
-    yield of("region-past-smaller-span", "region", "a region past the end of its span, inside the disk", layout(50, 50, [(49, 3)]))
+    yield of(
+        "region-past-smaller-span",
+        "region",
+        "a region past the end of its span, inside the disk",
+        layout(50, 50, [(49, 3)]),
+    )
     yield of("region-past-disk", "region", "a region far outside of the disk", layout(first, sectors, [(huge, 3)]))
     yield of("region-huge", "region", "a region of 2^32 - 1 sectors", layout(first, sectors, [(0, huge)]))
     wrapping = [(97, 1), (huge, huge), (1, 2)]

@@ -17,7 +17,9 @@ def headers():
     def of(label, error, patch, note, kind=INPUT, owners="ed25519", **fields):
         made = filled(**fields)
         made.label = f"header-{label}"
-        return Vector(made.label, made.bytes(header=made.header(patch)), kind, "image header", error, note, owners=owners)
+        return Vector(
+            made.label, made.bytes(header=made.header(patch)), kind, "image header", error, note, owners=owners
+        )
 
     yield of("magic", "not an image", put(7, b"F"), "magic FRZIMAGF")
     yield of("version", "version", put(8, 2, form="H"), "version 2")
@@ -26,7 +28,9 @@ def headers():
     yield of("cipher", "cipher", put(12, 4), "cipher 4")
     yield of("reserved-prefix", "reserved space", put(15, 1), "the last reserved byte of the prefix is set")
     yield of("reserved", "reserved space", put(171, 1), "the reserved byte behind the chunk format is set")
-    yield of("signer-unsigned", "signer", put(40, ED25519.id), "not signed, and names a signer", owners="none", owner=None)
+    yield of(
+        "signer-unsigned", "signer", put(40, ED25519.id), "not signed, and names a signer", owners="none", owner=None
+    )
     for size in (0, 256, 513, 1536, 8192):
         yield of(f"sector-size-{size}", "sector size", put(64, size, form="I"), f"sectors of {size} bytes")
     for size in (0, 65535, 32768, 65537, 2097664, 2**32 - 512):
@@ -48,7 +52,9 @@ def headers():
     yield of("wrapped-length", "wrapped key length", put(172, 3153, form="I"), "wrapped keys longer than their field")
     yield of("wrapped-length-huge", "wrapped key length", put(172, 2**32 - 1, form="I"), "wrapped keys of 4 GiB")
     yield of("wrapped-padding", "reserved space", put(432, 1), "the padding of the wrapped keys is not zero")
-    yield of("wrapped-open", "wrapped keys", put(172, 8, form="I"), "wrapped keys without a cipher", cipher=crypto.CLEAR)
+    yield of(
+        "wrapped-open", "wrapped keys", put(172, 8, form="I"), "wrapped keys without a cipher", cipher=crypto.CLEAR
+    )
     yield of("base-epoch", "base", put(128, 1), "the epoch of a base without its UUID")
     yield of("base-digest", "base", put(136 + 31, 1), "the digest of a base without its UUID")
     emulab = {"codec": crypto.STORED, "cipher": crypto.CLEAR}
@@ -62,7 +68,14 @@ def headers():
     note = "an Emulab image with sectors of 1024 bytes"
     yield Vector(made.label, made.bytes(header=made.header(put(170, 1))), INPUT, "image header", "chunk format", note)
     yield of("key-check", "wrong key", put(111, 1), "the key check is not that of the key", VERIFICATION)
-    yield of("key-check-open", "wrong key", put(111, 1), "the same in an image that is not encrypted", VERIFICATION, cipher=crypto.CLEAR)
+    yield of(
+        "key-check-open",
+        "wrong key",
+        put(111, 1),
+        "the same in an image that is not encrypted",
+        VERIFICATION,
+        cipher=crypto.CLEAR,
+    )
 
 
 def signatures():
@@ -74,20 +87,69 @@ def signatures():
 
     made = filled()
     header = "image header"
-    yield of("header-altered", header, "signature", made, "one bit of the name differs from what was signed", header=flipped(made.header(), 176))
-    yield of("header-last-bit", header, "signature", made, "one bit of the signature", header=flipped(made.header(), HEADER - AREA + 63))
-    yield of("header-rest", header, "signature", made, "a byte behind the signature", header=flipped(made.header(), HEADER - 1))
+    yield of(
+        "header-altered",
+        header,
+        "signature",
+        made,
+        "one bit of the name differs from what was signed",
+        header=flipped(made.header(), 176),
+    )
+    yield of(
+        "header-last-bit",
+        header,
+        "signature",
+        made,
+        "one bit of the signature",
+        header=flipped(made.header(), HEADER - AREA + 63),
+    )
+    yield of(
+        "header-rest",
+        header,
+        "signature",
+        made,
+        "a byte behind the signature",
+        header=flipped(made.header(), HEADER - 1),
+    )
     yield of("untrusted", header, "untrusted", filled(owner=OTHER_OWNER), "signed by another owner")
     forged = filled(owner=OTHER_OWNER, signer_id=ED25519.id)
-    yield of("forged", header, "signature", forged, "signed by another owner in the name of the trusted one", as_file="verification/manifest/signature")
+    yield of(
+        "forged",
+        header,
+        "signature",
+        forged,
+        "signed by another owner in the name of the trusted one",
+        as_file="verification/manifest/signature",
+    )
     unsigned = filled(owner=None)
     yield of("unsigned", header, "unsigned", unsigned, "not signed")
     part = unsigned.header()
-    yield of("unsigned-area", header, "signature", unsigned, "not signed, the signature area is not zero", "none", header=flipped(part, HEADER - 1))
-    malleable = lambda message: plus_order(ED25519.sign(message))
-    small = ED25519.sign_with_small_order_r
-    yield of("malleable", header, "signature", made, "S is not less than the order of the group", header=made.header(sign=malleable))
-    yield of("small-order-r", header, "signature", made, "R has small order, the equation holds", header=made.header(sign=small))
+    yield of(
+        "unsigned-area",
+        header,
+        "signature",
+        unsigned,
+        "not signed, the signature area is not zero",
+        "none",
+        header=flipped(part, HEADER - 1),
+    )
+    malleable, small = lambda message: plus_order(ED25519.sign(message)), ED25519.sign_with_small_order_r
+    yield of(
+        "malleable",
+        header,
+        "signature",
+        made,
+        "S is not less than the order of the group",
+        header=made.header(sign=malleable),
+    )
+    yield of(
+        "small-order-r",
+        header,
+        "signature",
+        made,
+        "R has small order, the equation holds",
+        header=made.header(sign=small),
+    )
     for label, sign in (("malleable", malleable), ("small-order-r", small)):
         chunks = image()
         chunks.add(*good(0))
@@ -97,7 +159,14 @@ def signatures():
         yield of(f"manifest-{label}", "manifest", "signature", made, "the same in the manifest", manifest=head)
     swapped = made.manifest(made.header())
     header_signature = made.header()[-AREA:]
-    yield of("moved", "manifest", "signature", made, "the manifest has the header's signature", manifest=swapped[:512] + header_signature + swapped[1024:])
+    yield of(
+        "moved",
+        "manifest",
+        "signature",
+        made,
+        "the manifest has the header's signature",
+        manifest=swapped[:512] + header_signature + swapped[1024:],
+    )
 
     rsa = OWNERS["rsa3072"]
     signed = filled(owner=rsa)
@@ -115,6 +184,8 @@ def signatures():
     mixed = filled(owner=ED25519, signature=crypto.RSA_PSS)
     yield of("ed25519-as-rsa", header, "untrusted", mixed, "an Ed25519 signature that is called RSA-PSS")
     missing = filled()
-    yield Vector("key-missing", missing.bytes(), VERIFICATION, header, "key missing", "encrypted, and no content key", key="-")
+    yield Vector(
+        "key-missing", missing.bytes(), VERIFICATION, header, "key missing", "encrypted, and no content key", key="-"
+    )
     other = filled(content_key=fixed("another content key"))
     yield Vector("key-wrong", other.bytes(), VERIFICATION, header, "wrong key", "another content key")

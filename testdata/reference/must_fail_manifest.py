@@ -28,7 +28,9 @@ def heads():
     yield of("chunks-huge", "body length", "2^32 - 1 chunks", patch=put(56, 2**32 - 1, form="I"))
     yield of("chunks-more", "body length", "more chunks than the body has room for", patch=put(56, 3, form="I"))
     made = long_layout()
-    yield of("chunks-one-more", "chunk entry", "a chunk more than there are entries", made=made, patch=put(56, 3, form="I"))
+    yield of(
+        "chunks-one-more", "chunk entry", "a chunk more than there are entries", made=made, patch=put(56, 3, form="I")
+    )
     yield of("chunks-none", "total of chunk blocks", "no chunks, but their entries", patch=put(56, 0, form="I"))
     yield of("object-blocks", "object blocks", "a block too many", patch=put(60, 6, form="I"))
     yield of("body-length-0", "body length", "no body", patch=put(64, 0, form="Q"))
@@ -41,7 +43,9 @@ def heads():
     yield of("total-huge", "total of chunk blocks", "2^64 - 1 blocks", patch=put(72, 2**64 - 1, form="Q"))
     yield of("root", "altered", f"wrong object root, {SIGNED_FOR}", VERIFICATION, patch=put(80, fixed("no root")))
     yield of("body-bit", "altered", "one bit of an entry", VERIFICATION, after=lambda body: flipped(body, 8))
-    yield of("private-bit", "altered", "one bit of the private part", VERIFICATION, after=lambda body: flipped(body, 150))
+    yield of(
+        "private-bit", "altered", "one bit of the private part", VERIFICATION, after=lambda body: flipped(body, 150)
+    )
     yield of("padding-bit", "altered", "one bit of the padding", VERIFICATION, after=lambda body: flipped(body, -1))
     yield of("padding", "reserved space", f"the padding is not zero, {SIGNED_FOR}", padding=b"\0\1")
 
@@ -65,7 +69,9 @@ def foreign():
         ("cipher", put(12, crypto.CHACHA20_POLY1305), "cipher"),
         ("codec", put(11, crypto.STORED), "codec"),
     ):
-        yield of(f"foreign-{label}", f"foreign {field}", f"another {field} than the header's", VERIFICATION, patch=patch)
+        yield of(
+            f"foreign-{label}", f"foreign {field}", f"another {field} than the header's", VERIFICATION, patch=patch
+        )
     # By index the footer names another UUID than the manifest.
     note, as_file = "another UUID than the header's", f"input/footer/{PLACE}"
     yield of("foreign-uuid", "foreign UUID", note, VERIFICATION, as_file=as_file, patch=put(16, bytes(16)))
@@ -74,15 +80,37 @@ def foreign():
     other.chunks = made.chunks
     manifest = other.manifest(made.header())
     note = "signed by another trusted owner"
-    yield Vector("manifest-foreign-signer", made.bytes(manifest=manifest), VERIFICATION, "manifest", "foreign signer", note, owners="ed25519,rsa3072")
+    yield Vector(
+        "manifest-foreign-signer",
+        made.bytes(manifest=manifest),
+        VERIFICATION,
+        "manifest",
+        "foreign signer",
+        note,
+        owners="ed25519,rsa3072",
+    )
     forged = made.like(owner=OTHER_OWNER, signature=None, signer_id=ED25519.id)
     forged.chunks = made.chunks
     note = "signed by another owner in the name of the trusted one"
-    yield Vector("manifest-forged", made.bytes(manifest=forged.manifest(made.header())), VERIFICATION, "manifest", "signature", note)
+    yield Vector(
+        "manifest-forged",
+        made.bytes(manifest=forged.manifest(made.header())),
+        VERIFICATION,
+        "manifest",
+        "signature",
+        note,
+    )
     again = made.header(put(56, 1))
     note = "the header was exchanged for another of the same image"
     manifest = made.manifest(made.header())
-    yield Vector("manifest-header-exchanged", made.bytes(header=again, manifest=manifest), VERIFICATION, "manifest", "altered", note)
+    yield Vector(
+        "manifest-header-exchanged",
+        made.bytes(header=again, manifest=manifest),
+        VERIFICATION,
+        "manifest",
+        "altered",
+        note,
+    )
 
 
 def entries():
@@ -103,10 +131,19 @@ def entries():
     yield entry("blocks-huge", "chunk entry", "a chunk of 2^32 - 1 blocks", set_field(0, 2**32 - 1))
     left_out = lambda changed: changed.__setitem__(1, (0, 0, bytes(32), bytes(32)))
     yield entry("left-out", "chunk entry", "a chunk is left out, but there is no base", left_out)
-    yield entry("parity-blocks", "chunk entry", "4097 parity blocks", lambda c: c.__setitem__(1, (*c[1][:1], 4097, c[1][2], fixed("p"))))
+    yield entry(
+        "parity-blocks",
+        "chunk entry",
+        "4097 parity blocks",
+        lambda c: c.__setitem__(1, (*c[1][:1], 4097, c[1][2], fixed("p"))),
+    )
     yield entry("parity-root", "chunk entry", "a parity root without parity blocks", set_field(3, fixed("parity")))
     root = set_field(2, fixed("another root"))
     yield entry("root", "not in manifest", f"wrong root of a chunk, {SIGNED_FOR}", root, VERIFICATION, "chunk 1")
+    # By index the chunks do not fill the file up to the manifest.
+    as_file = f"input/footer/{PLACE}"
+    longer = set_field(0, 3)
+    yield entry("longer", "not in manifest", "a block more than the chunk has", longer, VERIFICATION, "chunk 1", as_file)
     swapped = lambda changed: changed.reverse()
     yield entry("swapped", "not in manifest", "the entries in the wrong order", swapped, VERIFICATION, "chunk 0")
 
@@ -159,13 +196,17 @@ def tilings():
         ("past-disk", layout(100, 101, [(97, 3)]), "span", "a span past the end of the disk"),
         ("empty-region", layout(100, 100, [(97, 3), (0, 0)]), "region", "an empty region"),
         ("regions-huge", layout(100, 100, [(97, 3)], counts=(2**32 - 1, 0)), "region count", "2^32 - 1 regions"),
-        ("relocation", layout(100, 100, [(97, 3)], [(3, 0, 100, 5)]), "relocation", "a relocation outside of the regions"),
+        (
+            "relocation",
+            layout(100, 100, [(97, 3)], [(3, 0, 100, 5)]),
+            "relocation",
+            "a relocation outside of the regions",
+        ),
         ("reserved", layout(100, 100, [(97, 3)], reserved=1 << 63), "reserved space", "a reserved byte is set"),
     ):
         made = filled()
         made.chunks[1].layout = second
         yield of(f"layout-{label}", error, f"in the layout of the last chunk: {note}", made=made)
-
 
     for label, change, note in (
         ("plain-hash", lambda chunk: setattr(chunk, "plain_hash", fixed("another hash")), "plain hash"),
@@ -193,7 +234,13 @@ def footers():
     yield footer("uuid", PLACE, "another UUID", put(16, fixed("uuid", 16)))
     yield footer("offset", PLACE, "the manifest a block later", put(32, at + 1024, form="Q"), CUT)
     yield footer("length", PLACE, "a manifest of one block more", put(40, len(manifest) + 1024, form="Q"), CUT)
-    yield footer("wraps", PLACE, "offset and length that wrap around", put(32, 2**64 - 1024, at + 1024 + len(manifest), form="QQ"), CUT)
+    yield footer(
+        "wraps",
+        PLACE,
+        "offset and length that wrap around",
+        put(32, 2**64 - 1024, at + 1024 + len(manifest), form="QQ"),
+        CUT,
+    )
     moved = put(32, at - 1024, len(manifest) + 1024, form="QQ")
     yield footer("moved", PLACE, "the manifest a block earlier, ending where it does", moved, "input/manifest/magic")
 
@@ -238,7 +285,15 @@ def files():
     note = "the header of one image before the chunks of another"
     # By index the manifest comes first.
     as_file = "verification/manifest/altered"
-    yield Vector("spliced-header", made.header() + other.bytes()[HEADER:], VERIFICATION, "chunk 0", "foreign UUID", note, as_file=as_file)
+    yield Vector(
+        "spliced-header",
+        made.header() + other.bytes()[HEADER:],
+        VERIFICATION,
+        "chunk 0",
+        "foreign UUID",
+        note,
+        as_file=as_file,
+    )
 
 
 def deltas(base):
@@ -274,7 +329,15 @@ def deltas(base):
     made = fill(delta())
     one, two = made.chunks[1].bytes, made.chunks[2].bytes
     order = made.bytes(chunks=two + one)
-    yield vector("order", order, VERIFICATION, "chunk 3", "foreign index", "chunk 2 before chunk 1", "verification/chunk 1/foreign index")
+    yield vector(
+        "order",
+        order,
+        VERIFICATION,
+        "chunk 3",
+        "foreign index",
+        "chunk 2 before chunk 1",
+        "verification/chunk 1/foreign index",
+    )
     place = f"input/footer/{PLACE}"
     doubled = made.bytes(chunks=one + one + two)
     yield vector("doubled", doubled, VERIFICATION, "chunk 2", "foreign index", "chunk 1 twice", place)
@@ -287,7 +350,15 @@ def deltas(base):
     yield vector("other", other, VERIFICATION, "chunk 3", "not in manifest", note, "verification/chunk 2/foreign index")
     beyond = made.chunk(layout(375, 125, regions), old[3], index=4)
     note = "an index that the manifest does not have"
-    yield vector("beyond", made.bytes(chunks=one + beyond.bytes), VERIFICATION, "chunk 4", "not in manifest", note, "verification/chunk 2/foreign index")
+    yield vector(
+        "beyond",
+        made.bytes(chunks=one + beyond.bytes),
+        VERIFICATION,
+        "chunk 4",
+        "not in manifest",
+        note,
+        "verification/chunk 2/foreign index",
+    )
 
     uuid, epoch, digest = base.as_base()
     header = "image header"

@@ -60,7 +60,9 @@ class MustFail(unittest.TestCase):
 
     def refusal(self, row):
         keys = [] if row["key"] == "-" else CONTENT_KEY
-        bases = [frz.parse_image(read(FRZ, name), trust("ed25519"), keys) for name in row["bases"].split(",") if name != "-"]
+        bases = [
+            frz.parse_image(read(FRZ, name), trust("ed25519"), keys) for name in row["bases"].split(",") if name != "-"
+        ]
         try:
             image = frz.parse_image(read(MUST_FAIL, row["file"]), trust(row["owners"]), keys)
             frz.compose(image, {base.header.prefix.uuid: base for base in bases})

@@ -176,8 +176,8 @@ class Image:
 
     def chunk(
         self, layout_bytes, data, *,
-        index=None, codec=None, packed=None, plain=None, plain_hash=None, body_length=None, padding=None, parity_blocks=None,
-        patch=None, seal=None, digest=None, sign=None,
+        index=None, codec=None, packed=None, plain=None, plain_hash=None, body_length=None, padding=None,
+        parity_blocks=None, patch=None, seal=None, digest=None, sign=None,
     ):  # fmt: skip
         """A chunk with this data, whose signer may have made it wrong."""
         index = len(self.chunks) if index is None else index
@@ -228,7 +228,8 @@ class Image:
         struct.pack_into(
             "<56sIIQQ32sQ", block, 0,
             self.prefix(b"FRZMANIF"), len(self.chunks), (HEADER + len(padded)) // BLOCK, len(body),
-            sum(chunk.entry[0] for chunk in self.chunks), blake3(header + padded), sum(chunk.plain for chunk in self.chunks),
+            sum(chunk.entry[0] for chunk in self.chunks), blake3(header + padded),
+            sum(chunk.plain for chunk in self.chunks),
         )  # fmt: skip
         if patch:
             patch(block)
