@@ -178,12 +178,12 @@ fn every_image(unzip: Unzip) -> Result<()> {
 
 #[test]
 fn every_image_from_a_file() -> Result<()> {
-    every_image(|options, image, target| unzip(options, image, target))
+    every_image(unzip)
 }
 
 #[test]
 fn every_image_from_a_pipe() -> Result<()> {
-    every_image(|options, image, target| unzip_pipe(options, image, target))
+    every_image(unzip_pipe)
 }
 
 /// What is free keeps what was there, but at the ends; a delta over its base gives the new state.

@@ -19,10 +19,39 @@ use crate::source::Source;
 const PROTECTION: &str =
     "weak: whoever had the file may have changed it; convert it (imagezip --from) and sign it";
 
+/// What is shown of a chunk.
+struct Row {
+    /// Its lists are empty unless they are shown: a large image has many chunks.
+    header: Header,
+    span: Span,
+    regions: usize,
+    relocations: usize,
+    plain_bytes: u64,
+}
+
+impl Row {
+    fn new(raw: &Raw<'_>, with_lists: bool) -> Self {
+        let mut header = raw.header.clone();
+        let (regions, relocations) = (header.regions.len(), header.relocations.len());
+        let plain_bytes = header.sectors() * SECTOR_SIZE as u64;
+        if !with_lists {
+            header.regions = Vec::new();
+            header.relocations = Vec::new();
+        }
+        Self {
+            header,
+            span: raw.span,
+            regions,
+            relocations,
+            plain_bytes,
+        }
+    }
+}
+
 /// What is shown of an image.
 struct Contents {
     summary: Summary,
-    chunks: Vec<(Header, Span)>,
+    chunks: Vec<Row>,
 }
 
 /// Shows or verifies an Emulab image.
@@ -53,7 +82,8 @@ fn read<R: Read>(
     check: impl Fn(u32, Span, &[u8]) -> Result<(), Error> + Sync,
 ) -> Result<Contents, Failure> {
     let mut chunks = Vec::new();
-    let each = |raw: &Raw<'_>| chunks.push((raw.header.clone(), raw.span));
+    let with_lists = cli.ranges || cli.json;
+    let each = |raw: &Raw<'_>| chunks.push(Row::new(raw, with_lists));
     let summary = examine(reader, cli.thread_count(), interrupt, each, check)?;
     Ok(Contents { summary, chunks })
 }
@@ -192,7 +222,7 @@ fn verify<R: Read>(
 impl Contents {
     /// Whether this is so of the first chunk. Version, cipher and kind of checksum are the same in all.
     fn first(&self, is: impl Fn(&Header) -> bool) -> bool {
-        self.chunks.first().is_some_and(|(header, _)| is(header))
+        self.chunks.first().is_some_and(|row| is(&row.header))
     }
 
     fn image_bytes(&self) -> u64 {
@@ -200,15 +230,15 @@ impl Contents {
     }
 
     fn plain_bytes(&self) -> u64 {
-        self.chunks
-            .iter()
-            .map(|(header, _)| plain_bytes(header))
-            .sum()
+        self.chunks.iter().map(|row| row.plain_bytes).sum()
     }
 
     fn image_id(&self) -> Option<String> {
-        let (header, _) = self.chunks.first()?;
-        header.image_id.map(|id| id.to_string())
+        self.chunks
+            .first()?
+            .header
+            .image_id
+            .map(|id| id.to_string())
     }
 
     fn cipher(&self) -> &'static str {
@@ -219,7 +249,7 @@ impl Contents {
     }
 
     fn checksum(&self) -> &'static str {
-        match self.chunks.first().map(|(header, _)| header.checksum) {
+        match self.chunks.first().map(|row| row.header.checksum) {
             Some(Checksum::Sha1) => "SHA-1, not signed",
             Some(Checksum::SignedSha1) => "SHA-1, signed with RSA of 512 bits",
             Some(Checksum::None) | None => "none",
@@ -230,9 +260,7 @@ impl Contents {
         let Summary {
             version, sectors, ..
         } = self.summary;
-        let count = |of: fn(&Header) -> usize| -> usize {
-            self.chunks.iter().map(|(header, _)| of(header)).sum()
-        };
+        let count = |of: fn(&Row) -> usize| -> usize { self.chunks.iter().map(of).sum() };
         let bytes = sectors.saturating_mul(SECTOR_SIZE as u64);
         writeln!(
             out,
@@ -255,30 +283,23 @@ impl Contents {
             false => "",
         };
         writeln!(out, "chunks        {chunks} of 1 MiB{cut}")?;
-        writeln!(
-            out,
-            "regions       {}",
-            count(|header| header.regions.len())
-        )?;
-        writeln!(
-            out,
-            "relocations   {}",
-            count(|header| header.relocations.len())
-        )?;
+        writeln!(out, "regions       {}", count(|row| row.regions))?;
+        writeln!(out, "relocations   {}", count(|row| row.relocations))?;
         writeln!(out, "data          {}", units::size(self.plain_bytes()))?;
         writeln!(
             out,
             "\nchunk      stored bytes  plain bytes  regions  relocations  first sector       sectors"
         )?;
-        for (header, span) in &self.chunks {
+        for row in &self.chunks {
+            let Row { header, span, .. } = row;
             writeln!(
                 out,
                 "{:<9}  {:>12}  {:>11}  {:>7}  {:>11}  {:>12}  {:>12}",
                 header.index,
                 header.data_size,
-                plain_bytes(header),
-                header.regions.len(),
-                header.relocations.len(),
+                row.plain_bytes,
+                row.regions,
+                row.relocations,
                 span.first,
                 span.sectors,
             )?;
@@ -298,7 +319,8 @@ impl Contents {
         let chunks: Vec<Value> = self
             .chunks
             .iter()
-            .map(|(header, span)| {
+            .map(|row| {
+                let Row { header, span, .. } = row;
                 let ranges = header.regions.iter();
                 let ranges = ranges.map(|region| json!([region.first, region.sectors]));
                 let relocations = header.relocations.iter().map(|relocation| {
@@ -308,7 +330,7 @@ impl Contents {
                     })
                 });
                 json!({
-                    "index": header.index, "stored_bytes": header.data_size, "plain_bytes": plain_bytes(header),
+                    "index": header.index, "stored_bytes": header.data_size, "plain_bytes": row.plain_bytes,
                     "first_sector": span.first, "sectors": span.sectors,
                     "ranges": ranges.collect::<Vec<_>>(), "relocations": relocations.collect::<Vec<_>>(),
                 })
@@ -321,8 +343,4 @@ impl Contents {
             "image_bytes": self.image_bytes(), "chunks": chunks,
         })
     }
-}
-
-fn plain_bytes(header: &Header) -> u64 {
-    header.sectors() * SECTOR_SIZE as u64
 }
