@@ -17,16 +17,16 @@ pub(crate) fn identities() -> &'static [Identity] {
 }
 
 /// First byte: 0 for an age file, 1 for an identity file, otherwise recipients.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     match data.split_first() {
         Some((0, file)) => age_file(file),
         Some((1, text)) => identity_file(&String::from_utf8_lossy(text)),
         Some((_, text)) => recipients(&String::from_utf8_lossy(text)),
-        None => {}
+        None => false,
     }
 }
 
-fn age_file(file: &[u8]) {
+fn age_file(file: &[u8]) -> bool {
     let kinds = stanzas(file);
     if let Ok(kinds) = &kinds {
         assert!(!kinds.is_empty() && kinds.len() <= 64 && file.len() <= agekey::FILE_MAX);
@@ -37,12 +37,14 @@ fn age_file(file: &[u8]) {
         // Who cannot compute with the recipient has nothing but the seeds.
         assert_eq!(*text, TEXT);
         assert!(kinds.is_ok());
+        return true;
     }
+    false
 }
 
-fn identity_file(text: &str) {
+fn identity_file(text: &str) -> bool {
     let Ok(identities) = Identity::read_file(text) else {
-        return;
+        return false;
     };
     assert!((1..=64).contains(&identities.len()));
     for identity in &identities {
@@ -55,11 +57,12 @@ fn identity_file(text: &str) {
     let own = identities.first().unwrap();
     let file = agekey::wrap(TEXT, &[own.recipient().clone()]).unwrap();
     assert_eq!(*unwrap(&file, &identities).unwrap(), TEXT);
+    true
 }
 
-fn recipients(text: &str) {
+fn recipients(text: &str) -> bool {
     let Ok(recipients) = Recipient::read_file(text) else {
-        return;
+        return false;
     };
     for recipient in &recipients {
         let again: Recipient = recipient.to_string().parse().unwrap();
@@ -69,4 +72,5 @@ fn recipients(text: &str) {
         Ok(file) => assert!(!stanzas(&file).unwrap().is_empty()),
         Err(error) => assert!(recipients.len() > 27, "{error}"),
     }
+    true
 }

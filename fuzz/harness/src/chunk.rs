@@ -68,9 +68,9 @@ thread_local! {
 
 /// First byte: cipher and codec of the image, bit 4 leaves the chunk as it is. Without it, and without a cipher, what
 /// stands before the body is put right, so that the body is looked at.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     let Some((&how, rest)) = data.split_first() else {
-        return;
+        return false;
     };
     BENCHES.with_borrow_mut(|benches| {
         let bench = benches[usize::from(how & 15)].get_or_insert_with(|| Bench::new(forge_of(how)));
@@ -80,17 +80,17 @@ pub fn feed(data: &[u8]) {
                 .forge
                 .repair_chunk(forge::u32_at(rest, 56), &mut chunk);
         }
-        feed_one(bench, chunk);
-    });
+        feed_one(bench, chunk)
+    })
 }
 
-fn feed_one(bench: &mut Bench, mut chunk: Vec<u8>) {
+fn feed_one(bench: &mut Bench, mut chunk: Vec<u8>) -> bool {
     let index = forge::u32_at(&chunk, 56);
     let wrong_index = bench.context.verify_chunk(&chunk, index.wrapping_add(1));
     assert!(wrong_index.is_err(), "a chunk is good for two places");
     let Ok(verified) = bench.context.verify_chunk(&chunk, index) else {
         assert!(open(bench, index, &chunk).0.is_err());
-        return;
+        return false;
     };
     assert_eq!(verified.root, *blake3::hash(&chunk).as_bytes());
     assert_eq!(verified.header.blocks() as usize * BLOCK, chunk.len());
@@ -107,10 +107,13 @@ fn feed_one(bench: &mut Bench, mut chunk: Vec<u8>) {
             assert_eq!((index, &plain[..]), (3, &SEALED_DATA[..]));
             assert_eq!(layout, sealed_layout());
         }
-        return;
+        return error.is_none();
     }
     match error {
-        None => check_good(bench, index, &chunk, &layout, &plain),
+        None => {
+            check_good(bench, index, &chunk, &layout, &plain);
+            true
+        }
         // Everything was read: with the right hash it must be good, if layouts have one form only.
         Some(Error::PlainHash { .. }) => {
             let hash = bench.context.plain_hash(&layout, &plain).unwrap();
@@ -126,8 +129,9 @@ fn feed_one(bench: &mut Bench, mut chunk: Vec<u8>) {
             opened.unwrap();
             assert!(again == layout && same == plain);
             check_good(bench, index, &chunk, &layout, &plain);
+            true
         }
-        Some(_) => {}
+        Some(_) => false,
     }
 }
 

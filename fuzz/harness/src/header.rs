@@ -5,9 +5,9 @@ use chunkfmt::{ChunkFormat, Cipher, ContentKey, Context, Error, HEADER_SIZE, Ima
 use crate::forge;
 
 /// First byte: bit 0 has the key check put right and the signature taken off. The rest is the header.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     let Some((&how, rest)) = data.split_first() else {
-        return;
+        return false;
     };
     let mut bytes = rest.to_vec();
     if how & 1 == 1 {
@@ -15,7 +15,7 @@ pub fn feed(data: &[u8]) {
     }
     let Ok(header) = ImageHeader::parse(&bytes) else {
         assert!(Context::without_key(&bytes, &Trust::new(Vec::new(), true), &[]).is_err());
-        return;
+        return false;
     };
     assert!(matches!(header.sector_size, 512 | 1024 | 2048 | 4096));
     assert!((65_536..=2_097_152).contains(&header.chunk_size));
@@ -61,4 +61,5 @@ pub fn feed(data: &[u8]) {
     if header.chunk_format == ChunkFormat::Ndz {
         assert!(header.base.is_none() && header.cipher() == Cipher::None);
     }
+    true
 }

@@ -15,9 +15,9 @@ const WINDOW: u64 = 1 << 20;
 
 /// First byte: bit 0 leaves all as it is. Without it key check, digests, roots and footer are put right, so that
 /// readers get as far as the lengths allow. The rest is the image, unsigned and not encrypted.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     let Some((&how, rest)) = data.split_first() else {
-        return;
+        return false;
     };
     let mut image = rest.to_vec();
     if how & 1 == 0 {
@@ -31,7 +31,7 @@ pub fn feed(data: &[u8]) {
     assert!(ImageIndex::read(&mut Cursor::new(&image), Some(&Trust::default())).is_err());
     assert!(install(&image, &Trust::default()).is_err());
     let Ok((manifest, pieces)) = install(&image, &trust) else {
-        return;
+        return false;
     };
     // What a stream gives, the file gives too.
     let index = index.unwrap();
@@ -67,6 +67,7 @@ pub fn feed(data: &[u8]) {
     for other in [&longer[..], shorter] {
         assert!(ImageIndex::read(&mut Cursor::new(other), Some(&trust)).is_err());
     }
+    true
 }
 
 /// What a chunk would write: span, number of regions, hash of the data.

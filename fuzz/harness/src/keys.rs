@@ -10,9 +10,9 @@ use pkcs8::pkcs5::pbes2::Kdf;
 pub(crate) const PASSPHRASE: &[u8] = b"fuzz";
 
 /// First byte: 0 to 4 wrap the rest, which is DER, into PEM of that kind; otherwise the rest is the text of a file.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     let Some((&how, rest)) = data.split_first() else {
-        return;
+        return false;
     };
     let label = match how {
         0 => "PUBLIC KEY",
@@ -23,12 +23,12 @@ pub fn feed(data: &[u8]) {
         _ => return text(&String::from_utf8_lossy(rest)),
     };
     if how == 4 && is_slow(rest) {
-        return;
+        return false;
     }
     let base64 = Base64::encode_string(rest);
     text(&format!(
         "-----BEGIN {label}-----\n{base64}\n-----END {label}-----\n"
-    ));
+    ))
 }
 
 /// Whether trying the passphrase takes longer than a run of the fuzzer should.
@@ -65,7 +65,9 @@ fn is_text_slow(text: &str) -> bool {
     Base64::decode_vec(&base64).map_or(true, |der| is_slow(&der))
 }
 
-fn text(text: &str) {
+/// Reads a text as each kind of key file; whether it is one.
+fn text(text: &str) -> bool {
+    let mut is_key = false;
     if let Ok(public) = VerifyingKey::from_pem(text) {
         check_public(&public);
         let trusted = TrustedKey::from_pem(text).unwrap();
@@ -83,21 +85,26 @@ fn text(text: &str) {
             assert!(!prefix.chars().any(char::is_control));
         }
         check_names(&trusted);
+        is_key = true;
     }
     if let Ok(signer) = SigningKey::from_pem(text) {
         check_private(&signer);
         assert!(VerifyingKey::from_pem(text).is_err());
         // Not encrypted: the passphrase is not looked at.
         assert!(SigningKey::from_encrypted_pem(text, b"other").is_ok());
+        is_key = true;
     } else if !is_text_slow(text)
         && let Ok(signer) = SigningKey::from_encrypted_pem(text, PASSPHRASE)
     {
         check_private(&signer);
         assert!(SigningKey::from_encrypted_pem(text, b"other").is_err());
+        is_key = true;
     }
     if let Ok(key) = ContentKey::from_hex(text) {
         assert!(key.to_hex().eq_ignore_ascii_case(text.trim_ascii()));
+        is_key = true;
     }
+    is_key
 }
 
 fn check_public(public: &VerifyingKey) {

@@ -14,12 +14,12 @@ thread_local! {
 }
 
 /// First byte: sector size. Then 8 bytes: sectors of the target. The rest is the layout, and data if it asks for some.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     let Some((&[how], rest)) = data.split_first_chunk() else {
-        return;
+        return false;
     };
     let Some((window, body)) = rest.split_first_chunk() else {
-        return;
+        return false;
     };
     let window = u64::from_le_bytes(*window);
     BENCHES.with_borrow_mut(|benches| {
@@ -33,11 +33,11 @@ pub fn feed(data: &[u8]) {
                 ..Forge::default()
             })
         });
-        compare(bench, window, body);
-    });
+        compare(bench, window, body)
+    })
 }
 
-fn compare(bench: &mut Bench, window: u64, body: &[u8]) {
+fn compare(bench: &mut Bench, window: u64, body: &[u8]) -> bool {
     let Forge {
         sector_size,
         disk_sectors,
@@ -69,12 +69,14 @@ fn compare(bench: &mut Bench, window: u64, body: &[u8]) {
             assert_eq!(expected.write(), body[..expected.length]);
             assert_eq!(data, body[expected.length..]);
             assert_eq!(forge::u32_at(&chunk, 60) as usize, body.len());
+            true
         }
         (Ok(_), None) => panic!("accepted, but not allowed: {layout:?}"),
         (Err(error), Some(expected)) => {
             let too_long = matches!(&error, Error::Field { field, .. } if *field == "plain length");
             assert!(too_long && !fits, "refused ({error}): {expected:?}");
+            false
         }
-        (Err(_), None) => {}
+        (Err(_), None) => false,
     }
 }

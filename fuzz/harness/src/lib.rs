@@ -20,8 +20,8 @@ pub mod manifest;
 pub mod ndz;
 pub mod seeds;
 
-/// A name in `fuzz/fuzz_targets` and `testdata/fuzz`, and what is fed.
-pub type Target = (&'static str, fn(&[u8]));
+/// A name in `fuzz/fuzz_targets` and `testdata/fuzz`, and what is fed; it says whether the bytes were accepted.
+pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
 pub const TARGETS: [Target; 8] = [

@@ -23,13 +23,13 @@ pub(crate) fn forge_of(how: u8) -> Forge {
 
 /// First byte: delta and chunk format of the image; bit 2 leaves the head as it is, bit 3 leaves the total of the
 /// chunks' blocks as it is. Then the head's block, then the body. Without bit 2 what follows from the body is put right.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     let Some((&how, rest)) = data.split_first() else {
-        return;
+        return false;
     };
     let Some((head, body)) = rest.split_at_checked(BLOCK) else {
         let _ = ManifestHead::parse(rest);
-        return;
+        return false;
     };
     BENCHES.with_borrow_mut(|benches| {
         let at = usize::from(how & 3);
@@ -49,8 +49,8 @@ pub fn feed(data: &[u8]) {
                 .forge
                 .repair_head(&mut head, &bench.forge.header(), &body);
         }
-        compare(bench, &head, &body);
-    });
+        compare(bench, &head, &body)
+    })
 }
 
 /// Blocks of all chunks that the head counts and that are in the body.
@@ -104,9 +104,9 @@ fn read_private(mut bytes: &[u8], chunks: usize, forge: &Forge) -> Option<Vec<([
     (bytes.is_empty() && position == forge.disk_sectors).then_some(lines)
 }
 
-fn compare(bench: &Bench, head_block: &[u8], body: &[u8]) {
+fn compare(bench: &Bench, head_block: &[u8], body: &[u8]) -> bool {
     let Ok(head) = ManifestHead::parse(head_block) else {
-        return;
+        return false;
     };
     let forge = &bench.forge;
     let chunks = forge::u32_at(head_block, 56) as usize;
@@ -121,7 +121,7 @@ fn compare(bench: &Bench, head_block: &[u8], body: &[u8]) {
     let allowed = own && root_is_right && is_body_allowed(head_block, body, forge);
     let (header, manifest) = match (parsed, allowed) {
         (Ok(parsed), true) => parsed,
-        (Err(_), false) => return,
+        (Err(_), false) => return false,
         (Ok(_), false) => panic!("accepted, but not allowed"),
         (Err(error), true) => panic!("refused, but allowed: {error}"),
     };
@@ -139,7 +139,7 @@ fn compare(bench: &Bench, head_block: &[u8], body: &[u8]) {
     let length = usize::try_from(head.body_length).unwrap();
     let private = &body[chunks * ENTRY..length];
     let expected = read_private(private, chunks, forge);
-    match (bench.context.secrets(&manifest), expected) {
+    let is_good = match (bench.context.secrets(&manifest), expected) {
         (Ok(secrets), Some(expected)) => {
             let found: Vec<_> = secrets
                 .iter()
@@ -151,16 +151,18 @@ fn compare(bench: &Bench, head_block: &[u8], body: &[u8]) {
                 .flat_map(|(hash, table)| [hash.to_vec(), table.write()].concat())
                 .collect();
             assert_eq!(written, private);
+            true
         }
-        (Err(_), None) => {}
+        (Err(_), None) => false,
         (Ok(secrets), None) => panic!("accepted, but not allowed: {secrets:?}"),
         (Err(error), Some(expected)) => panic!("refused ({error}): {expected:?}"),
-    }
+    };
     // The head of the same manifest under the same header is the same.
     let again = head.with_header(&header, &object, None);
     if head_block[10] == 0 {
         assert_eq!(again.unwrap()[..512], head_block[..512]);
     }
+    is_good
 }
 
 fn write_entry(entry: &ChunkEntry) -> Vec<u8> {

@@ -14,14 +14,14 @@ const INFLATE_MAX: u64 = 16 << 20;
 /// First byte: 0 a signature file, 1 a public key, 2 a content key; otherwise a chunk, of which bit 3 leaves the header
 /// as it is and bits 4 and 5 choose the place. Then two bytes: how much of the rest is header, which is padded with
 /// zeros. What follows is data.
-pub fn feed(data: &[u8]) {
+pub fn feed(data: &[u8]) -> bool {
     let Some((&how, rest)) = data.split_first() else {
-        return;
+        return false;
     };
     match how {
         0 => signature_file(rest),
-        1 => drop(PublicKey::parse(rest)),
-        2 => drop(ndz::ContentKey::parse(rest)),
+        1 => PublicKey::parse(rest).is_ok(),
+        2 => ndz::ContentKey::parse(rest).is_ok(),
         _ => chunk(how, rest),
     }
 }
@@ -58,9 +58,9 @@ fn checksum(chunk: &[u8]) -> [u8; 20] {
         .into()
 }
 
-fn chunk(how: u8, rest: &[u8]) {
+fn chunk(how: u8, rest: &[u8]) -> bool {
     let Some((length, rest)) = rest.split_first_chunk() else {
-        return;
+        return false;
     };
     let length = usize::from(u16::from_le_bytes(*length))
         .min(rest.len())
@@ -88,15 +88,15 @@ fn chunk(how: u8, rest: &[u8]) {
             sectors: 1 << 22,
         }),
     };
-    one_chunk(&bytes, place);
+    one_chunk(&bytes, place)
 }
 
-fn one_chunk(bytes: &[u8], place: Place) {
+fn one_chunk(bytes: &[u8], place: Place) -> bool {
     let mut reader = Reader::new(bytes);
     let read = reader.next_chunk();
     let Ok(chunk) = Chunk::parse(0, bytes) else {
         assert!(read.is_err());
-        return;
+        return false;
     };
     let header = chunk.header();
     check_header(header);
@@ -115,13 +115,13 @@ fn one_chunk(bytes: &[u8], place: Place) {
     }
     assert!(header.checksum != Checksum::None || chunk.verify(Demand::Checksum).is_err());
     if header.sectors() * SECTOR_SIZE as u64 > INFLATE_MAX {
-        return;
+        return false;
     }
     let Ok(data) = chunk.data(None) else {
-        return;
+        return false;
     };
     let Ok(checked) = data.check(place) else {
-        return;
+        return false;
     };
     let final_length = checked.final_length();
     let mut sectors = header
@@ -141,6 +141,7 @@ fn one_chunk(bytes: &[u8], place: Place) {
     if let Some(length) = final_length {
         assert_eq!(length.div_ceil(SECTOR_SIZE as u64), header.end());
     }
+    true
 }
 
 fn check_header(header: &Header) {
@@ -155,9 +156,9 @@ fn check_header(header: &Header) {
     assert!(position.checked_mul(SECTOR_SIZE as u64).is_some());
 }
 
-fn signature_file(bytes: &[u8]) {
+fn signature_file(bytes: &[u8]) -> bool {
     let Ok(signature) = Signature::parse(bytes) else {
-        return;
+        return false;
     };
     let block = u64::from(signature.block_sectors());
     assert!((1..=65_536).contains(&block));
@@ -170,4 +171,5 @@ fn signature_file(bytes: &[u8]) {
         position = region.end();
         let _ = signature.matches(entry, b"other data");
     }
+    true
 }
