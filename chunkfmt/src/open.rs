@@ -79,6 +79,11 @@ impl Context {
         &self.header
     }
 
+    /// Whether chunks can be opened: the image is not encrypted, or its key was given.
+    pub fn can_open(&self) -> bool {
+        self.cipher.is_some()
+    }
+
     /// Whether signatures are checked: `false` if unsigned images are allowed and this one has no checked owner.
     pub fn is_verified(&self) -> bool {
         self.owner.is_some()

@@ -251,7 +251,7 @@ fn a_delta_describes_the_whole_disk() {
         .manifest
         .entries
         .iter()
-        .map(|entry| entry.is_present())
+        .map(chunkfmt::ChunkEntry::is_present)
         .collect();
     assert_eq!(present, [false, false, true, false]);
     assert_eq!(index.manifest.head.image_bytes(), image.len() as u64);

@@ -6,6 +6,7 @@ pub mod device;
 pub mod exit;
 pub mod interrupt;
 pub mod keys;
+pub mod pipe;
 pub mod policy;
 pub mod progress;
 pub mod units;

@@ -169,37 +169,49 @@ pub struct LegacyKeys {
 /// Content keys, and what opens the wrapped ones.
 #[derive(Default)]
 pub struct Keys {
-    content: Vec<ContentKey>,
-    identities: Vec<Identity>,
+    /// Content keys from files.
+    pub content: Vec<ContentKey>,
+    /// What opens content keys that are wrapped in images.
+    pub identities: Vec<Identity>,
 }
 
 impl Keys {
-    /// The content keys for the image that begins with these bytes, its wrapped one among them. No stranger's header
-    /// reaches the identities: its signature is checked first.
+    /// Verifies the image header that `bytes` begin with, and finds the image's key.
     ///
     /// # Errors
-    /// What is wrong with the header or the wrapped keys, or that no identity opens them and there is no other key.
-    pub fn for_image(
-        &self,
-        header_bytes: &[u8],
-        trust: &Trust,
-    ) -> Result<Vec<ContentKey>, Failure> {
+    /// What is wrong with the header, its owner or the wrapped keys; that there is no key, or not the right one.
+    pub fn context(&self, bytes: &[u8], trust: &Trust) -> Result<Context, Failure> {
+        Ok(Context::new(bytes, trust, &self.for_image(bytes, trust)?)?)
+    }
+
+    /// As [`Keys::context`], but a missing key is no error: signatures can be checked, chunks not opened.
+    ///
+    /// # Errors
+    /// As [`Keys::context`], except for a missing key.
+    pub fn context_without_key(&self, bytes: &[u8], trust: &Trust) -> Result<Context, Failure> {
+        let keys = self.for_image(bytes, trust)?;
+        Ok(Context::without_key(bytes, trust, &keys)?)
+    }
+
+    /// The content keys for an image, its wrapped one among them. No stranger's header reaches the identities: its
+    /// signature is checked first.
+    fn for_image(&self, bytes: &[u8], trust: &Trust) -> Result<Vec<ContentKey>, Failure> {
         let mut found = self.content.clone();
         if self.identities.is_empty() {
             return Ok(found);
         }
-        let context = Context::without_key(header_bytes, trust, &[])?;
+        let context = Context::without_key(bytes, trust, &[])?;
         let wrapped = context.header().wrapped_keys();
         if wrapped.is_empty() {
             return Ok(found);
         }
         match agekey::unwrap(wrapped, &self.identities) {
             Ok(text) => found.push(ContentKey::from_hex(&text)?),
-            Err(error) if found.is_empty() => {
+            Err(agekey::Error::NotForUs { .. }) if !found.is_empty() => {}
+            Err(error) => {
                 let message = format!("the wrapped content key: {error}");
                 return Err(Failure::new(Exit::Verification, message));
             }
-            Err(_) => {}
         }
         Ok(found)
     }

@@ -53,8 +53,7 @@ impl Image {
             SignatureAlgorithm::None if is_legacy => &unsigned,
             _ => trust,
         };
-        let keys = keys.for_image(&accepted.header, trust)?;
-        let context = Context::new(&accepted.header, trust, &keys)?;
+        let context = keys.context(&accepted.header, trust)?;
         let contents = Contents::new(&context, accepted.manifest)?;
         let legacy =
             is_legacy.then(|| Legacy::of_manifest(legacy, &contents.manifest, header.disk_sectors));

@@ -113,10 +113,9 @@ impl Cli {
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let mut reader = source.reader(trust, interrupt)?;
-        let keys = keys.for_image(reader.header_bytes(), trust)?;
-        let context = Arc::new(Context::without_key(reader.header_bytes(), trust, &keys)?);
+        let context = Arc::new(keys.context_without_key(reader.header_bytes(), trust)?);
         let header = context.header().clone();
-        let readable = !keys.is_empty() || header.cipher() == chunkfmt::Cipher::None;
+        let readable = context.can_open();
         let mut opener = if readable {
             Some(Opener::new(Arc::clone(&context))?)
         } else {

@@ -1,6 +1,6 @@
 //! The image files that a delta is relative to.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,16 +11,6 @@ use frisbee_cli::{Exit, Failure, Interrupt};
 
 use crate::contents::{Contents, Origin, origin};
 use crate::source::check_file;
-
-/// Verifies the header of an image and finds its key.
-pub(crate) fn context_of(
-    header_bytes: &[u8],
-    trust: &Trust,
-    keys: &Keys,
-) -> Result<Context, Failure> {
-    let keys = keys.for_image(header_bytes, trust)?;
-    Ok(Context::new(header_bytes, trust, &keys)?)
-}
 
 /// An image that a delta, or another base, leaves chunks to.
 pub(crate) struct Base {
@@ -36,10 +26,16 @@ impl Base {
     pub(crate) fn open(path: &Path, trust: &Trust, keys: &Keys) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let named = |failure: Failure| failure.context(&name);
-        let mut file = File::open(path).map_err(|error| named(Failure::new(Exit::Input, error)))?;
+        let input = |error| named(Failure::new(Exit::Input, error));
+        // Before it is opened: a named pipe would wait for a writer.
+        if !fs::metadata(path).map_err(input)?.is_file() {
+            let message = "is not a regular file: a base is not read in one pass";
+            return Err(named(Failure::new(Exit::Input, message)));
+        }
+        let mut file = File::open(path).map_err(input)?;
         let mut read = || -> Result<_, Failure> {
             let index = ImageIndex::read(&mut file, Some(trust))?;
-            let context = context_of(&index.manifest_object, trust, keys)?;
+            let context = keys.context(&index.manifest_object, trust)?;
             let contents = Contents::new(&context, index.manifest.clone())?;
             Ok((index, context, contents))
         };

@@ -3,19 +3,14 @@
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use chunkfmt::{Context, Error, ImageIndex, ImageReader, Manifest, Next, Part, Trust};
+use frisbee_cli::pipe::{self, Interruptible};
 use frisbee_cli::{Exit, Failure, Interrupt};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-/// Milliseconds between two looks whether a signal has come.
-const SIGNAL_INTERVAL: u16 = 100;
 
 /// Bytes that tell what an image is.
 const HEAD: u64 = 4;
@@ -23,7 +18,7 @@ const HEAD: u64 = 4;
 /// An image to be read from beginning to end.
 pub(crate) struct Source {
     /// For messages.
-    name: PathBuf,
+    name: String,
     file: File,
     /// It can be read out of order, and twice.
     seekable: bool,
@@ -31,41 +26,17 @@ pub(crate) struct Source {
     head: OnceCell<Vec<u8>>,
 }
 
-/// Reads a file or a pipe. A pipe may have nothing to give for long: a signal ends the waiting.
-struct Reader<'a> {
-    file: &'a File,
-    interrupt: &'a Interrupt,
-}
-
-impl Read for Reader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if self.interrupt.is_raised() {
-                return Err(io::Error::other("interrupted"));
-            }
-            let mut ready = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut ready, PollTimeout::from(SIGNAL_INTERVAL)) {
-                Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) | Err(_) => return self.file.read(buffer),
-            }
-        }
-    }
-}
-
 impl Source {
     /// Opens `path`; `-` is standard input, and so is a path that names a pipe.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
-        let fail = |error| Failure::new(Exit::Input, format!("{}: {error}", path.display()));
-        let (name, file) = if path == Path::new("-") {
-            let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
-            (PathBuf::from("standard input"), File::from(stdin))
-        } else {
-            (path.into(), File::open(path).map_err(fail)?)
-        };
-        let kind = file.metadata().map_err(fail)?.file_type();
+        let (name, file) = pipe::open(path)?;
+        let kind = file
+            .metadata()
+            .map_err(|error| Failure::new(Exit::Input, error).context(&name))?
+            .file_type();
         if kind.is_dir() || kind.is_block_device() {
-            let message = format!("{}: is not a file with an image", name.display());
-            return Err(Failure::new(Exit::Input, message));
+            let message = "is not a file with an image";
+            return Err(Failure::new(Exit::Input, message).context(name));
         }
         Ok(Self {
             name,
@@ -83,10 +54,7 @@ impl Source {
             true => (&self.file).rewind(),
             false => Ok(()),
         };
-        let reader = Reader {
-            file: &self.file,
-            interrupt,
-        };
+        let reader = Interruptible::new(&self.file, interrupt);
         rewound
             .and_then(|()| reader.take(HEAD).read_to_end(&mut head))
             .map_err(io)?;
@@ -103,17 +71,14 @@ impl Source {
             }
             false => head,
         };
-        let reader = Reader {
-            file: &self.file,
-            interrupt,
-        };
+        let reader = Interruptible::new(&self.file, interrupt);
         // Chunk by chunk; only header blocks are small.
         Ok(BufReader::with_capacity(256 * 1024, head.chain(reader)))
     }
 
     /// The name for messages.
     pub(crate) fn name(&self) -> String {
-        self.name.display().to_string()
+        self.name.clone()
     }
 
     /// The file, if it can be read out of order.

@@ -11,7 +11,7 @@ use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
 use crate::contents::Contents;
-use crate::layers::{Base, Layers, context_of};
+use crate::layers::{Base, Layers};
 use crate::run::{Installation, Title};
 use crate::source::{Source, check_file, read_all};
 use crate::{Expected, Format, FreeSpace, InstallOptions, Target, legacy};
@@ -132,7 +132,7 @@ impl Cli {
             .reader(trust, interrupt)
             .map_err(|error| named(error.into()))?;
         let header_bytes = reader.header_bytes().to_vec();
-        let context = context_of(&header_bytes, trust, keys).map_err(named)?;
+        let context = keys.context(&header_bytes, trust).map_err(named)?;
         let header = context.header();
         self.wanted
             .check(header)

@@ -11,8 +11,7 @@ use std::time::Instant;
 
 use chunkfmt::parity::ParityEncoder;
 use chunkfmt::{
-    ChunkEntry, ChunkHeader, ChunkSecret, Cipher, Context, Error, ImageIndex, Layout, Manifest,
-    Opener, Part, Trust,
+    ChunkEntry, ChunkHeader, ChunkSecret, Error, ImageIndex, Layout, Manifest, Opener, Part, Trust,
 };
 use frisbee_cli::policy::Keys;
 use frisbee_cli::{Exit, Failure, Interrupt, units};
@@ -20,7 +19,6 @@ use serde_json::json;
 
 use crate::compare::{differing, read_regions};
 use crate::dump::{Cli, print};
-use crate::layers::context_of;
 use crate::source::{Source, check_chunk, each_chunk};
 
 impl Cli {
@@ -42,9 +40,8 @@ impl Cli {
     ) -> Result<(), Failure> {
         let start = Instant::now();
         let (mut file, index) = open(source, trust)?;
-        let keys = keys.for_image(&index.manifest_object, trust)?;
-        let context = Arc::new(Context::without_key(&index.manifest_object, trust, &keys)?);
-        let readable = context.header().cipher() == Cipher::None || !keys.is_empty();
+        let context = Arc::new(keys.context_without_key(&index.manifest_object, trust)?);
+        let readable = context.can_open();
         if self.deep && !readable {
             return Err(Error::KeyMissing.into());
         }
@@ -154,7 +151,7 @@ impl Cli {
         interrupt: &Interrupt,
     ) -> Result<(), Failure> {
         let (file, index) = open(source, trust)?;
-        let context = Arc::new(context_of(&index.manifest_object, trust, keys)?);
+        let context = Arc::new(keys.context(&index.manifest_object, trust)?);
         let header = context.header();
         let secrets = context.secrets(&index.manifest)?;
         let disk_name = disk_path.display().to_string();

@@ -40,9 +40,7 @@ impl Indexed {
         let mut file = File::open(path).map_err(io)?;
         let index = ImageIndex::read(&mut file, Some(&access.trust))
             .map_err(|error| named(error.into()))?;
-        let context = access
-            .context(&index.manifest_object, &index.header)
-            .map_err(named)?;
+        let context = access.context(&index.manifest_object).map_err(named)?;
         let secrets = context
             .secrets(&index.manifest)
             .map_err(|error| named(error.into()))?;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use agekey::Identity;
-use chunkfmt::{ContentKey, Context, ImageHeader, SigningKey, Trust};
+use chunkfmt::{Context, SigningKey, Trust};
 use clap::Args;
-use frisbee_cli::{Exit, Failure, keys};
+use frisbee_cli::policy::{KeyOptions, Keys};
+use frisbee_cli::{Failure, keys};
 
 use crate::protect::Protection;
 
@@ -52,8 +52,7 @@ pub(crate) struct Inputs {
 pub(crate) struct Access {
     /// Whose images are accepted.
     pub(crate) trust: Trust,
-    keys: Vec<ContentKey>,
-    identities: Vec<Identity>,
+    keys: Keys,
 }
 
 impl Inputs {
@@ -72,19 +71,13 @@ impl Inputs {
             }
             _ => keys::load_trust(&self.trust, self.allow_unsigned)?,
         };
-        let paths = protection.key.iter().chain(&self.from_key);
-        let keys = paths
-            .map(|path| keys::load_content_key(path))
-            .collect::<Result<_, _>>()?;
-        let mut identities = Vec::new();
-        for path in &self.identity {
-            identities.extend(keys::load_identities(path)?);
-        }
-        Ok(Access {
-            trust,
-            keys,
-            identities,
-        })
+        let key = protection.key.iter().chain(&self.from_key).cloned();
+        let options = KeyOptions {
+            key: key.collect(),
+            identity: self.identity.clone(),
+        };
+        let keys = options.load()?;
+        Ok(Access { trust, keys })
     }
 
     /// The files that are read and must not be overwritten.
@@ -104,19 +97,7 @@ impl Access {
     ///
     /// # Errors
     /// What is wrong with the header, its owner, or the key.
-    pub(crate) fn context(&self, bytes: &[u8], header: &ImageHeader) -> Result<Context, Failure> {
-        let wrapped = header.wrapped_keys();
-        if wrapped.is_empty() || self.identities.is_empty() {
-            return Ok(Context::new(bytes, &self.trust, &self.keys)?);
-        }
-        // Nothing of a stranger's header is given to the identities.
-        Context::without_key(bytes, &self.trust, &[])?;
-        let mut keys = self.keys.clone();
-        match agekey::unwrap(wrapped, &self.identities) {
-            Ok(text) => keys.push(ContentKey::from_hex(&text)?),
-            Err(agekey::Error::NotForUs { .. }) if !keys.is_empty() => {}
-            Err(error) => return Err(Failure::new(Exit::Verification, error)),
-        }
-        Ok(Context::new(bytes, &self.trust, &keys)?)
+    pub(crate) fn context(&self, bytes: &[u8]) -> Result<Context, Failure> {
+        self.keys.context(bytes, &self.trust)
     }
 }

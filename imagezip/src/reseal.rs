@@ -1,5 +1,6 @@
 //! An image made of another image: chunk by chunk, with the same layouts, without a disk in between.
 
+use std::fs::File;
 use std::io::{BufReader, Read};
 use std::sync::Arc;
 
@@ -8,12 +9,13 @@ use chunkfmt::{
     ChunkSecret, Context, Error as FormatError, ImageReader, Layout, Manifest, Next, Opener, Part,
     Sealer, check_roots,
 };
+use frisbee_cli::pipe::Interruptible;
 use frisbee_cli::{Exit, Failure, Interrupt};
 
 use crate::base::{Chain, Indexed};
 use crate::create::{Made, Maker, Source};
 use crate::inputs::Access;
-use crate::pipe::{Input, Pipe};
+use crate::pipe::Input;
 use crate::scan::seal;
 use crate::{Error, Piece};
 
@@ -38,7 +40,7 @@ pub(crate) struct Stream<R> {
     manifest: Option<Manifest>,
 }
 
-impl Stream<BufReader<Pipe>> {
+impl Stream<BufReader<Interruptible<File>>> {
     /// Reads and checks the header of an image in a file or a pipe.
     ///
     /// # Errors
@@ -55,8 +57,7 @@ impl Stream<BufReader<Pipe>> {
             interrupted.unwrap_or_else(|| named(error.into()))
         })?;
         let bytes = reader.header_bytes();
-        let header = chunkfmt::ImageHeader::parse(bytes).map_err(|error| named(error.into()))?;
-        let context = access.context(bytes, &header).map_err(named)?;
+        let context = access.context(bytes).map_err(named)?;
         Ok(Self {
             reader,
             context: Arc::new(context),
