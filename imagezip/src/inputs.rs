@@ -42,7 +42,7 @@ pub(crate) struct Inputs {
     pub(crate) allow_legacy: bool,
     /// Read an Emulab image only if it is signed with this key (.skey)
     #[arg(long, value_name = "FILE", requires = "allow_legacy")]
-    pub(crate) legacy_signer: Option<PathBuf>,
+    pub(crate) legacy_key: Option<PathBuf>,
     /// File of age or ssh-ed25519 identities that open images which hold their content key; may be repeated
     #[arg(long, value_name = "FILE")]
     identity: Vec<PathBuf>,
@@ -87,7 +87,7 @@ impl Inputs {
         images
             .chain(keys)
             .chain(&self.identity)
-            .chain(&self.legacy_signer)
+            .chain(&self.legacy_key)
             .map(PathBuf::as_path)
     }
 }

@@ -188,9 +188,9 @@ fn images_of_the_c_program_keep_their_disk() {
         ("v4-csum-unsigned.ndz", &[]),
         (
             "v4-enc-signed.ndz",
-            &["--from-key", &key, "--legacy-signer", &encrypted],
+            &["--from-key", &key, "--legacy-key", &encrypted],
         ),
-        ("v4-signed.ndz", &["--legacy-signer", &signed]),
+        ("v4-signed.ndz", &["--legacy-key", &signed]),
     ];
     for (name, options) in vectors {
         let options = [&["--allow-legacy"], options].concat();
@@ -251,12 +251,12 @@ fn emulab_images_are_read_only_if_they_may_be() {
         (vector("v1-raw.ndz"), &[], Exit::Verification),
         (
             vector("v1-raw.ndz"),
-            &[legacy, "--legacy-signer", &signer],
+            &[legacy, "--legacy-key", &signer],
             Exit::Verification,
         ),
         (
             vector("v4-signed.ndz"),
-            &[legacy, "--legacy-signer", &other],
+            &[legacy, "--legacy-key", &other],
             Exit::Verification,
         ),
         (vector("v4-enc-signed.ndz"), &[legacy], Exit::Verification),
@@ -267,7 +267,7 @@ fn emulab_images_are_read_only_if_they_may_be() {
         ),
         (
             damaged("v4-signed.ndz", 5000),
-            &[legacy, "--legacy-signer", &signer],
+            &[legacy, "--legacy-key", &signer],
             Exit::Verification,
         ),
         (

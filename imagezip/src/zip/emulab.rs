@@ -57,7 +57,7 @@ impl Cli {
             ));
         }
         let key = self.legacy_key()?;
-        let signer = self.legacy_signer()?;
+        let signer = self.legacy_key()?;
         let name = from.display().to_string();
         let reading = Reading {
             name: &name,
@@ -149,8 +149,8 @@ impl Cli {
         key.map(Some).map_err(|error| emulab(path, error))
     }
 
-    fn legacy_signer(&self) -> Result<Option<PublicKey>, Failure> {
-        let Some(path) = &self.inputs.legacy_signer else {
+    fn legacy_key(&self) -> Result<Option<PublicKey>, Failure> {
+        let Some(path) = &self.inputs.legacy_key else {
             return Ok(None);
         };
         let key = PublicKey::parse(&read_file(path, KEY_FILE_MAX)?);
