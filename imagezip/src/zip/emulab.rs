@@ -56,7 +56,7 @@ impl Cli {
                 "an Emulab image is read twice: name a file, not a pipe",
             ));
         }
-        let key = self.legacy_key()?;
+        let key = self.legacy_content_key()?;
         let signer = self.legacy_key()?;
         let name = from.display().to_string();
         let reading = Reading {
@@ -140,7 +140,7 @@ impl Cli {
     }
 
     /// The first --from-key: key files of Emulab have the same 64 hexadecimal digits.
-    fn legacy_key(&self) -> Result<Option<ContentKey>, Failure> {
+    fn legacy_content_key(&self) -> Result<Option<ContentKey>, Failure> {
         let Some(path) = self.inputs.from_key.first() else {
             return Ok(None);
         };
