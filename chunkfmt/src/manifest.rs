@@ -365,6 +365,11 @@ impl Manifest {
             if layout.span.first != position {
                 return Err(field("tiling of the disk"));
             }
+            // Who compares a disk with the layout makes room for its data.
+            let data = layout.data_sectors().saturating_mul(sector_size.into());
+            if data > u64::from(header.chunk_size) {
+                return Err(field("data in a layout"));
+            }
             position = layout.span.end();
             secrets.push(ChunkSecret {
                 plain_hash: *plain_hash,
@@ -431,5 +436,48 @@ impl Manifest {
         let mut bytes = head.to_block(signer)?;
         bytes.extend_from_slice(&object[HEADER_SIZE..]);
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Base, CHUNK_SIZE_MAX, Context, Region, Span};
+
+    /// A delta that leaves out its only chunk, which is said to hold this many sectors.
+    fn opened(sectors: u32) -> Result<Vec<ChunkSecret>, Error> {
+        let base = Base {
+            uuid: Uuid::from_bytes([1; 16]),
+            epoch: 1,
+            manifest: [0; 32],
+        };
+        let header = ImageHeader::new("delta".into(), 2, 512, 1 << 40, None, None)?.with_base(base);
+        let span = Span {
+            first: 0,
+            sectors: 1 << 40,
+        };
+        let layout = Layout::new(span, vec![Region { first: 0, sectors }]);
+        let secret = ChunkSecret {
+            plain_hash: [0; 32],
+            layout,
+        };
+        let keys = ImageKeys::derive(None, &header.salt, &header.identity.uuid);
+        let header_bytes = header.to_bytes(None)?;
+        let lines = [(ChunkEntry::default(), &secret)];
+        let bytes = Manifest::build(&header, &header_bytes, &keys, None, &lines, 0)?;
+        let object = [&header_bytes, &bytes[BLOCK_SIZE..]].concat();
+        let (_, manifest) = Manifest::parse(ManifestHead::parse(&bytes)?, &object)?;
+        let trust = Trust::new(Vec::new(), true);
+        Context::new(&header_bytes, &trust, &[])?.secrets(&manifest)
+    }
+
+    #[test]
+    fn no_layout_claims_more_data_than_a_chunk_holds() {
+        let most = CHUNK_SIZE_MAX / 512;
+        assert!(opened(most).is_ok());
+        for sectors in [most + 1, u32::MAX] {
+            let error = opened(sectors).unwrap_err();
+            assert!(matches!(error, Error::Field { part: PART, .. }), "{error}");
+        }
     }
 }

@@ -56,6 +56,23 @@ impl Sealed {
     }
 }
 
+/// Checks that a layout and its data fit each other and a chunk of the image; returns the data's length.
+fn check_fit(header: &ImageHeader, part: Part, layout: &Layout, data: &[u8]) -> Result<u32, Error> {
+    let length = layout
+        .data_sectors()
+        .checked_mul(u64::from(header.sector_size));
+    let fits = length == Some(data.len() as u64)
+        && data.len() <= header.chunk_size as usize
+        && layout.span.end() <= header.disk_sectors;
+    u32::try_from(data.len())
+        .ok()
+        .filter(|_| fits)
+        .ok_or_else(|| Error::Limit {
+            field: "regions",
+            detail: format!("{part}: do not fit its data"),
+        })
+}
+
 impl Sealer {
     /// Begins an image. `key` and `signer` must be those that the header was made with; `level` is the codec's: 1 to 19 for
     /// Zstandard, 0 to 9 for zlib.
@@ -141,6 +158,7 @@ impl Sealer {
                 detail: "only a delta can leave out a chunk".into(),
             });
         }
+        check_fit(self.header(), Part::Manifest, &layout, data)?;
         let plain_hash = self.plain_hash(&layout, data)?;
         Ok(Sealed {
             entry: ChunkEntry::default(),
@@ -170,17 +188,7 @@ impl Sealer {
             ..
         } = &*self.shared;
         let part = Part::Chunk(index);
-        let fits = layout
-            .data_sectors()
-            .checked_mul(u64::from(header.sector_size))
-            == Some(data.len() as u64)
-            && data.len() <= header.chunk_size as usize
-            && layout.span.end() <= header.disk_sectors;
-        let plain_length = u32::try_from(data.len()).ok().filter(|_| fits);
-        let plain_length = plain_length.ok_or_else(|| Error::Limit {
-            field: "regions",
-            detail: format!("{part}: do not fit its data"),
-        })?;
+        let plain_length = check_fit(header, part, &layout, data)?;
 
         out.clear();
         out.resize(BLOCK_SIZE, 0);
