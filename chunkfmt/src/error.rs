@@ -118,7 +118,9 @@ pub enum Error {
         part: Part,
     },
     /// The image is encrypted and there is no key.
-    #[error("the image is encrypted: name its content key with --key")]
+    #[error(
+        "the image is encrypted: name its content key with --key, or what opens its wrapped key with --identity"
+    )]
     KeyMissing,
     /// The content key is another image's.
     #[error("the content key is not the key of this image")]
@@ -206,7 +208,7 @@ pub enum Error {
     Signing,
     /// A delta without what it is relative to.
     #[error(
-        "the image is a delta to image {uuid} (epoch {epoch}): name that image with --base, or install on a disk that holds it"
+        "the image is a delta to image {uuid} (epoch {epoch}): name that image with --base (--base-group over the network), or install on a disk that holds it"
     )]
     BaseMissing {
         /// UUID of the base.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -23,7 +24,13 @@ pub fn open(path: &Path) -> Result<(String, File), Failure> {
         let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
         return Ok(("standard input".into(), File::from(stdin)));
     }
-    Ok((path.display().to_string(), File::open(path).map_err(fail)?))
+    // A named pipe that nobody writes to yet is waited for where a signal can end it, not here.
+    let mut options = File::options();
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    Ok((
+        path.display().to_string(),
+        options.open(path).map_err(fail)?,
+    ))
 }
 
 /// Reads from a file or pipe until a signal comes; then it fails.
@@ -51,7 +58,10 @@ impl<F: Read + AsFd> Read for Interruptible<F> {
             let mut ready = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
             match poll(&mut ready, PollTimeout::from(SIGNAL_INTERVAL)) {
                 Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) | Err(_) => return self.file.read(buffer),
+                Ok(_) | Err(_) => match self.file.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    other => return other,
+                },
             }
         }
     }

@@ -62,6 +62,11 @@ pub struct KeyOptions {
 }
 
 impl KeyOptions {
+    /// The files that hold the keys.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.key.iter().chain(&self.identity)
+    }
+
     /// Reads the key files.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use chunkfmt::{
     check_roots,
 };
 use clap::Parser;
-use frisbee_cli::policy::{KeyOptions, Keys, LegacyKeyOptions, TrustOptions};
+use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions};
 use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ const EXAMPLES: &str = "Examples:
   imagedump --verify --trust owner.pub golden.frz            is the file what its owner signed?
   imagedump --verify --deep --key content.key golden.frz     also decrypts and decompresses everything
   imagedump --against /dev/sdb --key content.key golden.frz  is the disk what the image says?
-  imagedump --verify --key old.ekey --legacy-key old.ndz.skey old.ndz
+  imagedump --verify --allow-legacy --key old.ekey --legacy-key old.ndz.skey old.ndz
 
 To show an image no signature needs to be checked: without --trust none is, and the output says so. Hashes of chunks against the manifest are always
 checked; the sectors of an encrypted image can only be shown with its key.";
@@ -40,7 +40,7 @@ pub struct Cli {
     #[command(flatten)]
     pub(crate) keys: KeyOptions,
     #[command(flatten)]
-    pub(crate) legacy: LegacyKeyOptions,
+    pub(crate) legacy: LegacyOptions,
     /// Verify signatures, the roots of chunks and parity, and (with the key, if there is one) that the chunks tile the
     /// disk
     #[arg(long, conflicts_with = "ranges")]
@@ -60,7 +60,7 @@ pub struct Cli {
     /// Print one JSON document
     #[arg(long)]
     pub(crate) json: bool,
-    /// The image; `-` reads standard input
+    /// The image; `-` reads standard input (not with --verify and --against)
     image: PathBuf,
 }
 

@@ -111,7 +111,7 @@ pub enum Error {
         needed: u32,
     },
     /// The image lies on its own target.
-    #[error("{}: is the image itself", path.display())]
+    #[error("{}: is read by this installation", path.display())]
     SameFile {
         /// The target.
         path: PathBuf,

@@ -68,7 +68,14 @@ impl Layers {
                 .iter()
                 .position(|found| found.index.header.uuid() == uuid);
             if bases.is_empty() {
-                return Err(Error::BaseMissing { uuid, epoch }.into());
+                let missing = Failure::from(Error::BaseMissing { uuid, epoch });
+                let last = layers.last().map(|base: &Base| &base.name);
+                return Err(last.map_or(missing, |name| {
+                    Failure::new(
+                        Exit::Verification,
+                        format!("base {name} is a delta too: name its base as well"),
+                    )
+                }));
             }
             // Without the right one, any of the wrong ones says best what is wrong.
             let found = bases.swap_remove(place.unwrap_or(0));

@@ -1,10 +1,11 @@
 //! `imageunzip`: an image from a file or a pipe onto a disk or into a file.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chunkfmt::{Context, ImageReader, Trust};
+use chunkfmt::{Context, ImageReader, Next, Trust};
 use clap::{Parser, ValueEnum};
 use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions, Wanted};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
@@ -145,6 +146,11 @@ impl Cli {
         for file in layers.files() {
             target.refuse_same_file(file)?;
         }
+        for path in self.trust.trust.iter().chain(self.keys.files()) {
+            if let Ok(file) = File::open(path) {
+                target.refuse_same_file(&file)?;
+            }
+        }
         layers.check(trust, options.threads, interrupt)?;
         let mut checked = None;
         if let Some(file) = source.seekable() {
@@ -160,6 +166,25 @@ impl Cli {
                 return Err(named(Failure::new(Exit::Input, CHANGED)));
             }
             checked = Some(contents);
+        }
+        // Who repeats a header that was signed once must not make a disk be wiped: something of the image has to follow.
+        let mut first = None;
+        if checked.is_none() {
+            let mut chunk = Vec::new();
+            let next = reader
+                .next(&mut chunk)
+                .and_then(|next| match next {
+                    Next::Chunk(index) => {
+                        context.verify_chunk(&chunk, index)?;
+                        Ok(Next::Chunk(index))
+                    }
+                    Next::End(manifest) => {
+                        context.secrets(&manifest)?;
+                        Ok(Next::End(manifest))
+                    }
+                })
+                .map_err(|error| named(error.into()))?;
+            first = Some((next, chunk));
         }
         if header.base.is_some() && layers.is_empty() {
             let Some(contents) = &checked else {
@@ -186,6 +211,7 @@ impl Cli {
             layers,
             target,
             checked,
+            first,
             reader,
             interrupt,
         })
@@ -213,6 +239,8 @@ struct Prepared<'a, R> {
     target: Target,
     /// `None` for an image from a pipe.
     checked: Option<Contents>,
+    /// What was read of a pipe behind the header.
+    first: Option<(Next, Vec<u8>)>,
     reader: ImageReader<R>,
     interrupt: &'a Interrupt,
 }
@@ -226,6 +254,7 @@ impl<R: Read> Prepared<'_, R> {
             layers,
             target,
             checked,
+            first,
             mut reader,
             interrupt,
         } = self;
@@ -258,14 +287,19 @@ impl<R: Read> Prepared<'_, R> {
         };
         installation.run(|feed| {
             let installer = feed.installer;
-            let manifest = read_all(
-                &mut reader,
-                || installer.buffer(),
-                |index, chunk| {
-                    feed.check()?;
-                    feed.taken(installer.submit(index, chunk))
-                },
-            )?;
+            let submit = |index, chunk| {
+                feed.check()?;
+                feed.taken(installer.submit(index, chunk))
+            };
+            let manifest = match first {
+                Some((Next::End(manifest), _)) => *manifest,
+                first => {
+                    if let Some((Next::Chunk(index), chunk)) = first {
+                        submit(index, chunk)?;
+                    }
+                    read_all(&mut reader, || installer.buffer(), submit)?
+                }
+            };
             // The end of a pipe is the first place where its manifest can be judged.
             let found = Contents::new(&context, manifest)?;
             if checked.is_some_and(|checked| checked.manifest.head != found.manifest.head) {

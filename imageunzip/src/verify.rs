@@ -1,8 +1,8 @@
 //! `imagedump --verify` and `--against`: is an image what its owner signed, and a disk what the image says?
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -155,8 +155,14 @@ impl Cli {
         let header = context.header();
         let secrets = context.secrets(&index.manifest)?;
         let disk_name = disk_path.display().to_string();
-        let disk = File::open(disk_path)
-            .map_err(|error| Failure::new(Exit::Input, format!("{disk_name}: {error}")))?;
+        let input = |error| Failure::new(Exit::Input, error).context(&disk_name);
+        // Before it is opened: a named pipe would wait for a writer.
+        let kind = fs::metadata(disk_path).map_err(input)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            let message = "is neither a disk nor a file: what is on it cannot be compared";
+            return Err(Failure::new(Exit::Input, message).context(disk_name));
+        }
+        let disk = File::open(disk_path).map_err(input)?;
         let all: Vec<u32> = (0..index.manifest.head.chunks).collect();
         let start = Instant::now();
         let bytes = AtomicU64::new(0);

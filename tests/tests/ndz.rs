@@ -662,14 +662,26 @@ fn what_an_image_is() -> Result<()> {
         .display()
         .to_string();
     let key = place.key().display().to_string();
-    let all = ["--verify", "--key", &key, "--legacy-key", &skey];
+    let all = [
+        "--verify",
+        "--allow-legacy",
+        "--key",
+        &key,
+        "--legacy-key",
+        &skey,
+    ];
     let checked = dump(&all, &image(ENCRYPTED))?.success()?.stdout_text();
     ensure!(
         checked.contains("RSA of 512 bits") && checked.contains("data"),
         "{checked}"
     );
     ensure!(!checked.contains("not checked"), "{checked}");
-    let some = dump(&all[..1], &image(ENCRYPTED))?.success()?.stdout_text();
+    // Who asks whether a file is what an owner signed does not hear yes of what nobody has.
+    for arguments in [&["--verify"][..], &["--verify", "--allow-legacy"]] {
+        dump(arguments, &image(ENCRYPTED))?.failure(4)?;
+    }
+    let unsigned = ["--verify", "--allow-legacy", "--allow-unsigned"];
+    let some = dump(&unsigned, &image(ENCRYPTED))?.success()?.stdout_text();
     ensure!(
         some.contains("not checked: signatures") && some.contains("encrypted data"),
         "{some}"

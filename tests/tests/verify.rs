@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use e2e::command::{Outcome, run, tool};
+use e2e::command::{Outcome, run, system, tool};
 use e2e::disk::Recipe;
 use e2e::scene::Scene;
 use serde_json::Value;
@@ -172,5 +172,41 @@ fn only_the_wanted_image_is_installed() -> Result<()> {
         ensure!(!target.exists());
     }
     unzip(&["--min-epoch", "1", "--suite", "modern"])?.success()?;
+    Ok(())
+}
+
+/// A header that was signed once can be repeated by anybody: alone it must not make a disk be wiped.
+#[test]
+fn from_a_pipe_nothing_is_written_before_a_chunk_has_come() -> Result<()> {
+    let scene = Scene::new(&Recipe::TINY)?;
+    let target = scene.used_disk("target")?;
+    let before = fs::read(&target)?;
+    let broken = scene.path("broken.frz");
+    fs::copy(&scene.image, &broken)?;
+    // In the first chunk's data.
+    flip(&broken, 4096 + 2000)?;
+    for (image, length) in [
+        (&scene.image, 4096),
+        (&scene.image, 7000),
+        (&broken, 1 << 30),
+    ] {
+        let unzip = scene.keys.imageunzip()?;
+        let words = std::iter::once(unzip.get_program()).chain(unzip.get_args());
+        let words: Vec<String> = words.map(|word| format!("'{}'", word.display())).collect();
+        let line = format!(
+            "head -c {length} '{}' | {} - '{}'",
+            image.display(),
+            words.join(" "),
+            target.display()
+        );
+        let mut shell = system("sh")?;
+        shell.arg("-c").arg(line);
+        let outcome = run(shell)?;
+        ensure!(matches!(outcome.code(), Some(3 | 4)), "{outcome:?}");
+        ensure!(
+            fs::read(&target)? == before,
+            "the target was touched: {outcome:?}"
+        );
+    }
     Ok(())
 }

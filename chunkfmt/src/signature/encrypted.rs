@@ -39,7 +39,9 @@ impl<'a> LockedKey<'a> {
                     .saturating_mul(u64::from(kdf.block_size))
                     .saturating_mul(128);
                 let work = memory.saturating_mul(u64::from(kdf.parallelization));
-                memory > SCRYPT_MEMORY_MAX || work > SCRYPT_WORK_MAX
+                // RFC 7914, section 6: the cost is a power of two larger than 1. The library panics on others.
+                let valid = kdf.cost_parameter > 1 && kdf.cost_parameter.is_power_of_two();
+                !valid || memory > SCRYPT_MEMORY_MAX || work > SCRYPT_WORK_MAX
             }
             // What the library may learn to read one day has no bounds here yet.
             _ => true,

@@ -65,7 +65,11 @@ pub(crate) fn run(
         let message = "--against compares with frz images: convert this one with imagezip --from";
         return Err(Failure::new(Exit::Usage, message));
     }
-    let legacy = Legacy::new(cli.legacy.load(keys)?);
+    if cli.verify {
+        // Who asks whether this is what an owner signed is not to hear yes.
+        cli.legacy.accept(&cli.trust)?;
+    }
+    let legacy = Legacy::new(cli.legacy.keys.load(keys)?);
     let bytes = source.bytes(interrupt).map_err(ndz::Error::Read)?;
     let reader = Reader::with_image_id(bytes, legacy.image_id());
     match cli.verify {
