@@ -25,7 +25,7 @@ use chunkfmt::{
 use nix::time::{ClockId, clock_gettime};
 
 const CHUNK: usize = 2 << 20;
-const DATA_MAX: usize = 512 << 20;
+const DATA_MAX: usize = 256 << 20;
 const SECTOR: usize = 512;
 
 /// CPU time of this thread.

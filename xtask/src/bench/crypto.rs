@@ -52,7 +52,9 @@ pub(crate) fn run(runs: usize) -> Result<()> {
         })?
         .success()?;
         let line = outcome.stdout_text();
-        let rate = line.split(", ").find(|part| part.ends_with("/s"));
+        let rate = line
+            .split([",", ";"])
+            .find(|part| part.trim().ends_with("/s"));
         shown.push(rate.context("imagedump names no rate")?.to_owned());
     }
     ensure!(!shown.is_empty());
