@@ -53,7 +53,7 @@ pub(crate) fn run(runs: usize) -> Result<()> {
         .success()?;
         let line = outcome.stdout_text();
         let rate = line
-            .split([",", ";"])
+            .split([',', ';'])
             .find(|part| part.trim().ends_with("/s"));
         shown.push(rate.context("imagedump names no rate")?.to_owned());
     }
