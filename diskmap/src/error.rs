@@ -37,6 +37,9 @@ pub enum Error {
         /// Bytes in a sector.
         sector_size: u32,
     },
+    /// The options name a partition that the disk does not have.
+    #[error("the disk has no partition {0}")]
+    NoPartition(u32),
     /// With [`crate::Options::strict`]: something sound that is not understood.
     #[error("{place}: {kind}")]
     Incompatible {
@@ -77,6 +80,34 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Incompatible {
+    /// Feature bits whose effect on the allocation is not known.
+    #[error("the {filesystem} filesystem has unsupported {set} features {bits:#x}")]
+    Features {
+        /// As it is called in messages.
+        filesystem: &'static str,
+        /// Name of the set of features.
+        set: &'static str,
+        /// The bits that are not supported.
+        bits: u64,
+    },
+    /// Something that is not handled.
+    #[error("the {filesystem} filesystem {what}: this is not supported")]
+    Unsupported {
+        /// As it is called in messages.
+        filesystem: &'static str,
+        /// A verb and its object, such as "spans several devices".
+        what: &'static str,
+    },
+    /// In use, or left behind by a crash: what is on the disk may be stale.
+    #[error("the {filesystem} filesystem {what}: {remedy}, then try again")]
+    NotClean {
+        /// As it is called in messages.
+        filesystem: &'static str,
+        /// A verb and its object, such as "is hibernated".
+        what: &'static str,
+        /// What its owner should do, such as "run e2fsck".
+        remedy: &'static str,
+    },
     /// Feature bits whose effect on the allocation is not known.
     #[error("the ext filesystem has unsupported {set} features {bits:#x}")]
     ExtFeatures {
@@ -134,6 +165,71 @@ pub enum Corrupt {
     /// A structure would lie past the end of its disk or partition.
     #[error("a structure lies past the end of its disk or partition")]
     PastEnd,
+    /// Bytes that the source could not read, where the caller tolerates it.
+    #[error("{0} bytes cannot be read")]
+    Unreadable(usize),
+    /// A structure does not match its checksum.
+    #[error("the checksum of the {structure} {number} does not match")]
+    Checksum {
+        /// Filesystem and structure, such as "XFS free space header of group".
+        structure: &'static str,
+        /// Which of them, or its block.
+        number: u64,
+    },
+    /// A field that makes no sense.
+    #[error("the {structure} has a bad {field} ({value})")]
+    Field {
+        /// Filesystem and structure, such as "XFS superblock".
+        structure: &'static str,
+        /// Its name in the source of the format.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// Two structures disagree about a number.
+    #[error("{what}: {recorded} are recorded, {counted} were counted")]
+    Count {
+        /// What is counted, such as "free blocks of XFS group 3".
+        what: &'static str,
+        /// What a structure says.
+        recorded: u64,
+        /// What was found.
+        counted: u64,
+    },
+    /// The filesystem is larger than its partition.
+    #[error("the {filesystem} filesystem has {bytes} bytes, its partition only {partition}")]
+    LargerThanPartition {
+        /// As it is called in messages.
+        filesystem: &'static str,
+        /// Bytes of the filesystem.
+        bytes: u64,
+        /// Bytes of the partition.
+        partition: u64,
+    },
+    /// Something points out of the filesystem.
+    #[error("the {structure} points to block {block}, outside of where it may")]
+    Outside {
+        /// Filesystem and structure.
+        structure: &'static str,
+        /// In units of the filesystem.
+        block: u64,
+    },
+    /// A block has two owners, or is free and in use.
+    #[error("block {block} has two owners: {structure}")]
+    Conflict {
+        /// Filesystem and structure.
+        structure: &'static str,
+        /// In units of the filesystem.
+        block: u64,
+    },
+    /// A tree or a chain that does not hold together.
+    #[error("the {structure} {problem}")]
+    Structure {
+        /// Filesystem and structure.
+        structure: &'static str,
+        /// A verb and its object, such as "comes back to itself".
+        problem: &'static str,
+    },
     /// No `EFI PART` where a header must stand.
     #[error("no GPT header")]
     GptSignature,
@@ -288,13 +384,19 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// The finding as a warning; the error of the source stays an error.
+    /// The finding as a warning; the error of the source stays an error, unless `rescue`.
     pub(crate) fn into_warning(
         self,
         partition: Option<u32>,
         effect: Effect,
+        rescue: bool,
     ) -> Result<Warning, Error> {
         match self {
+            Self::Io(Error::Io { offset, length, .. }) if rescue => Ok(Warning {
+                place: Place { partition, offset },
+                cause: Corrupt::Unreadable(length).into(),
+                effect,
+            }),
             Self::Io(error) => Err(error),
             Self::Found { offset, cause } => Ok(Warning {
                 place: Place { partition, offset },

@@ -25,7 +25,7 @@ impl Extent {
         self.first <= other.first && other.end() <= self.end()
     }
 
-    fn between(first: u64, end: u64) -> Option<Self> {
+    pub(crate) fn between(first: u64, end: u64) -> Option<Self> {
         let count = end.checked_sub(first).filter(|&count| count > 0)?;
         Some(Self { first, count })
     }
@@ -64,6 +64,11 @@ pub(crate) fn subtract(from: &[Extent], cut: &[Extent]) -> Vec<Extent> {
         rest.extend(Extent::between(first, extent.end()));
     }
     rest
+}
+
+/// What is in both. Both, and the result, are normalized.
+pub(crate) fn intersect(one: &[Extent], other: &[Extent]) -> Vec<Extent> {
+    subtract(one, &subtract(one, other))
 }
 
 /// Sectors of the normalized `extents` that lie inside `range`.
@@ -122,6 +127,39 @@ impl FreeRuns {
             let shortest = self.shortest;
             self.runs.retain(|run| run.count >= shortest);
         }
+    }
+
+    /// Adds what lies in `space` outside of `used`, which is normalized. Begins at or after the
+    /// end of the last run.
+    pub(crate) fn push_gaps(&mut self, space: Extent, used: &[Extent]) {
+        let mut first = space.first;
+        for extent in used {
+            if let Some(gap) = Extent::between(first, extent.first.min(space.end())) {
+                self.push(gap);
+            }
+            first = first.max(extent.end());
+        }
+        if let Some(gap) = Extent::between(first, space.end()) {
+            self.push(gap);
+        }
+    }
+
+    /// The runs and more, in whatever order these come.
+    pub(crate) fn with(self, more: impl IntoIterator<Item = Extent>) -> Self {
+        let Self {
+            runs,
+            shortest,
+            limit,
+        } = self;
+        let mut all = Self {
+            runs: Vec::new(),
+            shortest,
+            limit,
+        };
+        for run in normalize(runs.into_iter().chain(more).collect()) {
+            all.push(run);
+        }
+        all
     }
 
     pub(crate) fn runs(&self) -> &[Extent] {

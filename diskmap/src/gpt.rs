@@ -8,6 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::error::{Corrupt, Fault, Incompatible};
 use crate::extent::Extent;
+use crate::filesystem::uuid_text;
 use crate::source::{ReadAt, Window};
 use crate::table::Entry;
 
@@ -102,6 +103,7 @@ pub(crate) fn read(disk: &Window<'_>, lba: u64, sector_size: u32) -> Result<Gpt,
                 first: raw.starting_lba.get(),
                 last: raw.ending_lba.get(),
                 name: name(&raw.name),
+                type_id: guid(&raw.type_guid),
                 container: None,
             })
         });
@@ -163,6 +165,17 @@ fn name(units: &[U16; 36]) -> Option<String> {
         .map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER))
         .collect();
     (!name.is_empty()).then_some(name)
+}
+
+/// A GUID as text: its first three fields are stored with the lowest byte first.
+fn guid(bytes: &[u8; 16]) -> String {
+    let mut bytes = *bytes;
+    for field in [0..4, 4..6, 6..8] {
+        if let Some(field) = bytes.get_mut(field) {
+            field.reverse();
+        }
+    }
+    uuid_text(&bytes).to_uppercase()
 }
 
 #[cfg(test)]

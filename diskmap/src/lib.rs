@@ -15,24 +15,31 @@
 //! # Ok::<(), diskmap::Error>(())
 //! ```
 
+mod bitmap;
 mod error;
 mod ext;
 mod extent;
+mod filesystem;
 mod gpt;
 mod mbr;
 mod partition;
+mod pieces;
 mod signature;
 mod source;
+mod swap;
 mod table;
 
+use std::collections::BTreeSet;
+
 pub use error::{Cause, Corrupt, Effect, Error, Incompatible, Place, Warning};
-pub use ext::{ExtInfo, ExtVersion};
 pub use extent::Extent;
-pub use partition::{Filesystem, Partition};
+pub use filesystem::{Content, Filesystem};
+pub use partition::{Contents, Partition, Volume};
 pub use source::ReadAt;
 pub use table::TableKind;
 
-use extent::{FreeRuns, count_inside, normalize, subtract};
+use extent::{FreeRuns, count_inside, intersect, normalize, subtract};
+use partition::Spared;
 use source::Window;
 use table::{Slice, Table};
 
@@ -45,6 +52,16 @@ pub struct Options {
     pub raw: bool,
     /// Bytes in a sector of the disk: 512, 1024, 2048 or 4096.
     pub sector_size: u32,
+    /// Do not look for a partition table: the source is one partition.
+    pub partition: bool,
+    /// Numbers of partitions that are not saved at all, as if they were free.
+    pub skip: BTreeSet<u32>,
+    /// Numbers of partitions that are saved whole.
+    pub raw_partitions: BTreeSet<u32>,
+    /// What to leave out although it is in use.
+    pub exclude: BTreeSet<Content>,
+    /// Take what cannot be read for damaged: a warning and a raw copy instead of [`Error::Io`].
+    pub rescue: bool,
 }
 
 impl Default for Options {
@@ -53,6 +70,11 @@ impl Default for Options {
             strict: false,
             raw: false,
             sector_size: 512,
+            partition: false,
+            skip: BTreeSet::new(),
+            raw_partitions: BTreeSet::new(),
+            exclude: BTreeSet::new(),
+            rescue: false,
         }
     }
 }
@@ -71,6 +93,9 @@ pub struct DiskMap {
     pub partitions: Vec<Partition>,
     /// What to save: sorted, disjoint, not touching, not empty, inside the disk.
     pub saved: Vec<Extent>,
+    /// What of it is saved as zeros, without being read: contents that were to be left out, but
+    /// must not survive on the target. Sorted, disjoint, not touching, not empty.
+    pub zeroed: Vec<Extent>,
     /// What made the map larger than it could be.
     pub warnings: Vec<Warning>,
 }
@@ -79,7 +104,8 @@ pub struct DiskMap {
 ///
 /// # Errors
 /// [`Error::Io`] if the source cannot be read; [`Error::SectorSize`] and [`Error::PartialSector`]
-/// if it cannot be a disk of such sectors; with [`Options::strict`] the first finding.
+/// if it cannot be a disk of such sectors; [`Error::NoPartition`] if [`Options`] name one that is
+/// not there; with [`Options::strict`] the first finding.
 pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
     let sector_size = options.sector_size;
     if ![512, 1024, 2048, 4096].contains(&sector_size) {
@@ -98,18 +124,28 @@ pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
         table,
         reserved,
         mut partitions,
-        free,
-        warnings,
+        spared: Spared {
+            free,
+            zeroed,
+            warnings,
+        },
     } = if options.raw {
         Found::default()
     } else {
-        look(source, sector_size, whole)?
+        look(source, options, whole)?
     };
+    let named = options.skip.iter().chain(&options.raw_partitions);
+    for &number in named {
+        if !partitions.iter().any(|found| found.number == number) {
+            return Err(Error::NoPartition(number));
+        }
+    }
     if let (true, Some(warning)) = (options.strict, warnings.first()) {
         return Err(warning.clone().into());
     }
     let free = subtract(free.runs(), &normalize(reserved));
     let saved = subtract(&normalize(vec![whole]), &free);
+    let zeroed = intersect(&saved, &normalize(zeroed));
     for partition in &mut partitions {
         partition.saved_sectors = count_inside(&saved, &partition.extent());
     }
@@ -119,6 +155,7 @@ pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
         table,
         partitions,
         saved,
+        zeroed,
         warnings,
     })
 }
@@ -137,22 +174,27 @@ struct Found {
     /// Sectors of the tables; never free, whatever a filesystem says.
     reserved: Vec<Extent>,
     partitions: Vec<Partition>,
-    free: FreeRuns,
-    warnings: Vec<Warning>,
+    spared: Spared,
 }
 
 /// Reads the table and looks into every partition.
-fn look(source: &dyn ReadAt, sector_size: u32, whole: Extent) -> Result<Found, Error> {
+fn look(source: &dyn ReadAt, options: &Options, whole: Extent) -> Result<Found, Error> {
     let disk = Window::disk(source);
-    let checked = table::read(&disk, sector_size).and_then(|table| {
-        partition::check_table(&disk, &table, sector_size)?;
-        Ok(table)
-    });
+    let sector_size = options.sector_size;
     let whole = Slice {
         number: 0,
         extent: whole,
         name: None,
+        type_id: String::new(),
         untrusted: None,
+    };
+    let checked = if options.partition {
+        Ok(Table::default())
+    } else {
+        table::read(&disk, sector_size).and_then(|table| {
+            partition::check_table(&disk, &table, sector_size)?;
+            Ok(table)
+        })
     };
     let Table {
         kind,
@@ -162,50 +204,47 @@ fn look(source: &dyn ReadAt, sector_size: u32, whole: Extent) -> Result<Found, E
     } = match checked {
         Ok(table) => table,
         Err(fault) => {
-            let warning = fault.into_warning(None, Effect::RawDisk)?;
-            let raw = Partition::raw(&whole, Filesystem::Raw, warning.cause.to_string());
-            let (partitions, warnings) = (vec![raw], vec![warning]);
-            return Ok(Found {
-                partitions,
-                warnings,
-                ..Found::default()
-            });
+            let warning = fault.into_warning(None, Effect::RawDisk, options.rescue)?;
+            let raw = Partition::raw(&whole, warning.cause.to_string());
+            let mut found = Found::default();
+            found.partitions.push(raw);
+            found.spared.warnings.push(warning);
+            return Ok(found);
         }
     };
     if kind == TableKind::None {
         slices.push(whole);
     }
-    let mut found = Found {
-        table: kind,
-        reserved,
+    let mut spared = Spared {
         warnings,
-        ..Found::default()
+        ..Spared::default()
     };
     // Free runs are collected in the order of the disk, partitions listed in that of the table.
     let mut order: Vec<usize> = (0..slices.len()).collect();
     order.sort_by_key(|&index| slices[index].extent);
     let mut listed = Vec::with_capacity(slices.len());
     for index in order {
-        let (partition, warning) =
-            partition::probe(source, &slices[index], sector_size, &mut found.free)?;
+        let partition = partition::probe(source, &slices[index], options, &mut spared)?;
         listed.push((index, partition));
-        found.warnings.extend(warning);
     }
     listed.sort_by_key(|&(index, _)| index);
-    found
-        .partitions
-        .extend(listed.into_iter().map(|(_, partition)| partition));
-    if found.free.is_thinned() {
+    let partitions = listed.into_iter().map(|(_, partition)| partition);
+    if spared.free.is_thinned() {
         let kind = Incompatible::TooManyFreeRuns(FreeRuns::LIMIT);
         let place = Place {
             partition: None,
             offset: 0,
         };
-        found.warnings.push(Warning {
+        spared.warnings.push(Warning {
             place,
             cause: kind.into(),
             effect: Effect::ShortRunsSaved,
         });
     }
-    Ok(found)
+    Ok(Found {
+        table: kind,
+        reserved,
+        partitions: partitions.collect(),
+        spared,
+    })
 }

@@ -99,7 +99,7 @@ impl Mbr {
             if slot.is_extended() {
                 found.containers.push(slot.extent(0));
             } else {
-                found.entries.push(entry(number, slot.extent(0), None));
+                found.entries.push(entry(number, slot, 0, None));
             }
         }
         let mut number = 5;
@@ -152,7 +152,7 @@ impl Partitions {
                     next = next.or(Some(slot.extent(container.first).first));
                 } else {
                     self.entries
-                        .push(entry(number, slot.extent(sector), Some(container)));
+                        .push(entry(number, slot, sector, Some(container)));
                     number = number.saturating_add(1);
                 }
             }
@@ -161,13 +161,16 @@ impl Partitions {
     }
 }
 
-fn entry(number: u32, extent: Extent, container: Option<Extent>) -> Entry {
+/// `base` is the sector that the slot counts from.
+fn entry(number: u32, slot: &Slot, base: u64, container: Option<Extent>) -> Entry {
+    let extent = slot.extent(base);
     let last = extent.end().saturating_sub(1);
     Entry {
         number,
         first: extent.first,
         last,
         name: None,
+        type_id: format!("{:#04x}", slot.os_type),
         container,
     }
 }

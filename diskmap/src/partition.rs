@@ -1,45 +1,24 @@
 //! One partition, or the whole disk where there is no table: what is in it, what of it is free.
 
-use std::fmt;
-
+use crate::Options;
 use crate::error::{Effect, Error, Fault, Incompatible, Place, Warning};
-use crate::ext::{self, ExtInfo, ExtVersion};
+use crate::ext;
 use crate::extent::{Extent, FreeRuns};
+use crate::filesystem::{Container, Filesystem, Inner, Mapped, Parsed};
+use crate::pieces::Pieces;
 use crate::signature;
 use crate::source::{ReadAt, Window};
 use crate::table::{Slice, Table, TableKind};
 
-/// What a partition holds.
+/// What a partition or a volume holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Filesystem {
-    /// ext2, ext3 or ext4; its free blocks are left out.
-    Ext(ExtInfo),
-    /// Recognised by its signature, copied raw.
-    Recognised(&'static str),
-    /// Unknown, or not to be trusted; copied raw.
-    Raw,
-}
-
-impl fmt::Display for Filesystem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ext(ExtInfo {
-                version: ExtVersion::Ext2,
-                ..
-            }) => "ext2",
-            Self::Ext(ExtInfo {
-                version: ExtVersion::Ext3,
-                ..
-            }) => "ext3",
-            Self::Ext(ExtInfo {
-                version: ExtVersion::Ext4,
-                ..
-            }) => "ext4",
-            Self::Recognised(name) => name,
-            Self::Raw => "raw",
-        })
-    }
+pub struct Contents {
+    /// What it is called in messages: `ext4`, `XFS`, `LUKS encryption`; `raw` if nothing is known.
+    pub kind: &'static str,
+    /// What is known of the filesystem, if it was understood.
+    pub filesystem: Option<Filesystem>,
+    /// Why it is copied raw, if it is.
+    pub raw: Option<String>,
 }
 
 /// A partition and what of it is saved.
@@ -51,31 +30,66 @@ pub struct Partition {
     pub first: u64,
     /// Sectors.
     pub count: u64,
-    /// Contents.
-    pub kind: Filesystem,
-    /// Label of the filesystem.
-    pub label: Option<String>,
+    /// Type in the table: `0x83` or a GUID; empty for the whole disk.
+    pub type_id: String,
     /// Name in the GPT.
     pub name: Option<String>,
+    /// What it holds.
+    pub contents: Contents,
+    /// The volumes in it, if it is a container of volumes.
+    pub volumes: Vec<Volume>,
     /// Sectors of it that are saved.
     pub saved_sectors: u64,
-    /// Why it is copied raw, if it is.
-    pub note: Option<String>,
+}
+
+/// A volume in a partition: a partition of a BSD disklabel, a logical volume of LVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name in the container.
+    pub name: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Bytes of it that are saved.
+    pub saved_bytes: u64,
+    /// What it holds.
+    pub contents: Contents,
+}
+
+impl Contents {
+    fn skipped() -> Self {
+        Self {
+            kind: "skipped",
+            filesystem: None,
+            raw: None,
+        }
+    }
+
+    fn raw(kind: &'static str, why: impl Into<String>) -> Self {
+        Self {
+            kind,
+            filesystem: None,
+            raw: Some(why.into()),
+        }
+    }
 }
 
 impl Partition {
-    /// A partition that is saved completely.
-    pub(crate) fn raw(slice: &Slice, kind: Filesystem, note: String) -> Self {
+    fn new(slice: &Slice, contents: Contents) -> Self {
         Self {
             number: slice.number,
             first: slice.extent.first,
             count: slice.extent.count,
-            kind,
-            label: None,
+            type_id: slice.type_id.clone(),
             name: slice.name.clone(),
+            contents,
+            volumes: Vec::new(),
             saved_sectors: slice.extent.count,
-            note: Some(note),
         }
+    }
+
+    /// A partition of unknown contents that is saved completely.
+    pub(crate) fn raw(slice: &Slice, why: impl Into<String>) -> Self {
+        Self::new(slice, Contents::raw(RAW, why))
     }
 
     pub(crate) fn extent(&self) -> Extent {
@@ -86,92 +100,294 @@ impl Partition {
     }
 }
 
-/// Looks into a slice and adds what is free in it to `free`, in sectors of the disk.
+/// Contents that are not known.
+const RAW: &str = "raw";
+
+/// Runs of a disk, in its sectors, that need no saving.
+#[derive(Default)]
+pub(crate) struct Spared {
+    /// Sectors that are free. Partitions are looked into in the order of the disk.
+    pub(crate) free: FreeRuns,
+    /// Sectors that are saved as zeros.
+    pub(crate) zeroed: Vec<Extent>,
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// Looks into a slice and adds to `spared` what is free in it.
 pub(crate) fn probe(
     source: &dyn ReadAt,
     slice: &Slice,
-    sector_size: u32,
-    free: &mut FreeRuns,
-) -> Result<(Partition, Option<Warning>), Error> {
+    options: &Options,
+    spared: &mut Spared,
+) -> Result<Partition, Error> {
     if let Some(cause) = &slice.untrusted {
-        return Ok((
-            Partition::raw(slice, Filesystem::Raw, cause.to_string()),
-            None,
-        ));
+        return Ok(Partition::raw(slice, cause.to_string()));
     }
-    let size = u64::from(sector_size);
+    if options.skip.contains(&slice.number) {
+        spared.free.push(slice.extent);
+        return Ok(Partition::new(slice, Contents::skipped()));
+    }
+    if options.raw_partitions.contains(&slice.number) {
+        return Ok(Partition::raw(slice, "as asked for"));
+    }
+    let size = u64::from(options.sector_size);
     let start = slice.extent.first.saturating_mul(size);
     let window = Window::part(source, start, slice.extent.count.saturating_mul(size));
-    let number = (slice.number != 0).then_some(slice.number);
-    match contents(&window) {
-        Ok(Contents::Unknown) => Ok((
-            Partition::raw(slice, Filesystem::Raw, "no known filesystem".into()),
-            None,
-        )),
-        Ok(Contents::Recognised(name)) => {
-            let note = format!("{name} is not parsed");
-            Ok((
-                Partition::raw(slice, Filesystem::Recognised(name), note),
-                None,
-            ))
-        }
-        Ok(Contents::Ext(map)) => {
-            let block_size = u64::from(map.info.block_size);
-            for run in map.free.runs() {
-                // Whole sectors only, where blocks are smaller than sectors.
-                let first = run.first.saturating_mul(block_size).div_ceil(size);
-                let end = run.end().saturating_mul(block_size) / size;
-                if let Some(count) = end.checked_sub(first).filter(|&count| count > 0) {
-                    free.push(Extent {
-                        first: slice.extent.first.saturating_add(first),
-                        count,
-                    });
-                }
+    let mut prober = Prober {
+        options,
+        number: (slice.number != 0).then_some(slice.number),
+        warnings: Vec::new(),
+    };
+    let look = prober.look(&window, true)?;
+    let mut partition = Partition::new(slice, look.contents);
+    let sector_run = |bytes: &Extent| {
+        // Whole sectors only, where blocks are smaller than sectors.
+        Extent::between(bytes.first.div_ceil(size), bytes.end() / size)
+    };
+    let in_bytes = |run: &Extent, unit: u64| Extent {
+        first: start.saturating_add(run.first.saturating_mul(unit)),
+        count: run.count.saturating_mul(unit),
+    };
+    let runs = look.free.runs().iter().map(|run| in_bytes(run, look.unit));
+    let zeroed = look.zeroed.iter().map(|run| in_bytes(run, look.unit));
+    spared
+        .zeroed
+        .extend(zeroed.filter_map(|run| sector_run(&run)));
+    if look.inner.is_empty() {
+        for run in runs {
+            if let Some(run) = sector_run(&run) {
+                spared.free.push(run);
             }
-            let thinned = map.free.is_thinned().then(|| Warning {
+        }
+    } else {
+        let mut all = runs.collect::<Vec<_>>();
+        for inner in &look.inner {
+            let (volume, found) = prober.volume(&window, inner)?;
+            partition.volumes.push(volume);
+            all.extend(found.free);
+            let zeroed = found.zeroed.iter().filter_map(sector_run);
+            spared.zeroed.extend(zeroed);
+        }
+        all.sort_unstable();
+        // Two runs that touch may share a sector that neither fills.
+        for run in crate::extent::normalize(all) {
+            if let Some(run) = sector_run(&run) {
+                spared.free.push(run);
+            }
+        }
+    }
+    spared.warnings.append(&mut prober.warnings);
+    Ok(partition)
+}
+
+/// Refuses containers whose volumes leave them or share bytes.
+fn check_volumes(window: &Window<'_>, container: &Container) -> Result<(), Fault> {
+    let pieces = container.volumes.iter().flat_map(|inner| &inner.pieces);
+    let mut pieces: Vec<Extent> = pieces.copied().filter(|piece| piece.count > 0).collect();
+    let free = container.free.runs().iter();
+    pieces.extend(free.map(|run| Extent {
+        first: run.first.saturating_mul(container.unit),
+        count: run.count.saturating_mul(container.unit),
+    }));
+    pieces.sort_unstable();
+    let outside = pieces
+        .iter()
+        .find(|piece| !window.contains(piece.first, piece.count));
+    let shared = pieces.windows(2).find(|pair| pair[0].overlaps(&pair[1]));
+    let structure = container.kind;
+    match (outside, shared) {
+        (Some(piece), _) => Err(window.fault(
+            0,
+            crate::Corrupt::Outside {
+                structure,
+                block: piece.first,
+            },
+        )),
+        (None, Some(pair)) => Err(window.fault(
+            pair[1].first,
+            crate::Corrupt::Conflict {
+                structure,
+                block: pair[1].first,
+            },
+        )),
+        (None, None) => Ok(()),
+    }
+}
+
+/// What was seen in a window.
+struct Look {
+    contents: Contents,
+    unit: u64,
+    free: FreeRuns,
+    zeroed: Vec<Extent>,
+    inner: Vec<Inner>,
+}
+
+/// What is spared of a volume, in bytes of the disk.
+struct Found {
+    free: Vec<Extent>,
+    zeroed: Vec<Extent>,
+}
+
+struct Prober<'a> {
+    options: &'a Options,
+    number: Option<u32>,
+    warnings: Vec<Warning>,
+}
+
+impl Prober<'_> {
+    /// Looks into a window; what is wrong with it becomes a warning.
+    fn look(&mut self, window: &Window<'_>, outermost: bool) -> Result<Look, Error> {
+        let raw = |contents| Look {
+            contents,
+            unit: 1,
+            free: FreeRuns::default(),
+            zeroed: Vec::new(),
+            inner: Vec::new(),
+        };
+        let (kind, parsed) = match identify(window) {
+            Ok(None) => return Ok(raw(Contents::raw(RAW, "no known filesystem"))),
+            Ok(Some(name)) => match signature::parser(name) {
+                Some(parse) => (name, parse(window)),
+                None => {
+                    let why = format!("{name} is not parsed");
+                    return Ok(raw(Contents::raw(name, why)));
+                }
+            },
+            Err(fault) => (RAW, Err(fault)),
+        };
+        let parsed = parsed.and_then(|parsed| match parsed {
+            Parsed::Container(container) => {
+                check_volumes(window, &container).map(|()| Parsed::Container(container))
+            }
+            filesystem @ Parsed::Filesystem(_) => Ok(filesystem),
+        });
+        match parsed {
+            Ok(Parsed::Filesystem(mapped)) => Ok(self.take(window, mapped)),
+            Ok(Parsed::Container(_)) if !outermost => {
+                let why = format!("{kind} inside of another container is not parsed");
+                Ok(raw(Contents::raw(kind, why)))
+            }
+            Ok(Parsed::Container(container)) => Ok(Look {
+                contents: Contents {
+                    kind: container.kind,
+                    filesystem: Some(container.filesystem),
+                    raw: None,
+                },
+                unit: container.unit,
+                free: container.free,
+                zeroed: Vec::new(),
+                inner: container.volumes,
+            }),
+            Err(fault) => {
+                let effect = self
+                    .number
+                    .map_or(Effect::RawDisk, |_| Effect::RawPartition);
+                let warning = fault.into_warning(self.number, effect, self.options.rescue)?;
+                let why = warning.cause.to_string();
+                self.warnings.push(warning);
+                Ok(raw(Contents::raw(kind, why)))
+            }
+        }
+    }
+
+    /// Takes over the map of a filesystem, without the contents that are not wanted.
+    fn take(&mut self, window: &Window<'_>, mapped: Mapped) -> Look {
+        if mapped.free.is_thinned() {
+            self.warnings.push(Warning {
                 place: Place {
-                    partition: number,
-                    offset: start,
+                    partition: self.number,
+                    offset: window.on_disk(0),
                 },
                 cause: Incompatible::TooManyFreeRuns(FreeRuns::LIMIT).into(),
                 effect: Effect::ShortRunsSaved,
             });
-            let partition = Partition {
-                label: map.label,
-                note: None,
-                ..Partition::raw(slice, Filesystem::Ext(map.info), String::new())
+        }
+        let mut free = mapped.free;
+        let mut zeroed = Vec::new();
+        for (content, runs) in mapped.optional {
+            if !self.options.exclude.contains(&content) {
+                continue;
+            }
+            if content.is_zeroed() {
+                zeroed.extend(runs);
+            } else {
+                free = free.with(runs);
+            }
+        }
+        Look {
+            contents: Contents {
+                kind: mapped.kind,
+                filesystem: Some(mapped.filesystem),
+                raw: None,
+            },
+            unit: mapped.unit,
+            free,
+            zeroed,
+            inner: Vec::new(),
+        }
+    }
+
+    /// Looks into a volume of the container in `window`.
+    fn volume(&mut self, window: &Window<'_>, inner: &Inner) -> Result<(Volume, Found), Error> {
+        let mut found = Found {
+            free: Vec::new(),
+            zeroed: Vec::new(),
+        };
+        let size_bytes = inner.pieces.iter().map(|piece| piece.count).sum();
+        let mut volume = Volume {
+            name: inner.name.clone(),
+            size_bytes,
+            saved_bytes: size_bytes,
+            contents: Contents::raw(RAW, ""),
+        };
+        if let Some(why) = &inner.raw {
+            volume.contents = Contents::raw(RAW, why);
+            return Ok((volume, found));
+        }
+        // The pieces were checked to lie inside.
+        let Some(pieces) = Pieces::new(*window, &inner.pieces) else {
+            return Ok((volume, found));
+        };
+        let before = self.warnings.len();
+        let look = self.look(&Window::disk(&pieces), false)?;
+        for warning in self.warnings.iter_mut().skip(before) {
+            warning.place.offset = pieces.on_disk(warning.place.offset);
+        }
+        let on_disk = |runs: &[Extent]| -> Vec<Extent> {
+            let bytes = |run: &Extent| {
+                let first = run.first.saturating_mul(look.unit);
+                (first, run.end().saturating_mul(look.unit))
             };
-            Ok((partition, thinned))
-        }
-        Err(fault) => {
-            let effect = number.map_or(Effect::RawDisk, |_| Effect::RawPartition);
-            let warning = fault.into_warning(number, effect)?;
-            let partition = Partition::raw(slice, Filesystem::Raw, warning.cause.to_string());
-            Ok((partition, Some(warning)))
-        }
+            runs.iter()
+                .map(bytes)
+                .flat_map(|(first, end)| pieces.on_disk_all(first, end))
+                .collect()
+        };
+        found.free = on_disk(look.free.runs());
+        found.zeroed = on_disk(&look.zeroed);
+        let free: u64 = found.free.iter().map(|run| run.count).sum();
+        volume.saved_bytes = size_bytes.saturating_sub(free);
+        volume.contents = look.contents;
+        Ok((volume, found))
     }
 }
 
-enum Contents {
-    Unknown,
-    Recognised(&'static str),
-    Ext(ext::ExtMap),
-}
-
-fn contents(window: &Window<'_>) -> Result<Contents, Fault> {
+/// The name of the one thing that claims the window.
+fn identify(window: &Window<'_>) -> Result<Option<&'static str>, Fault> {
     let signatures = signature::find(window)?;
-    let has_ext = ext::is_present(window)?;
-    match signatures.first() {
-        Some(other) if has_ext => {
-            let kind = Incompatible::Ambiguous {
-                first: "ext",
+    let Some(first) = signatures.first() else {
+        return Ok(None);
+    };
+    match signatures.iter().find(|other| other.name != first.name) {
+        Some(other) => Err(window.fault(
+            other.offset,
+            Incompatible::Ambiguous {
+                first: first.name,
                 second: other.name,
-            };
-            Err(window.fault(other.offset, kind))
-        }
-        Some(other) => Ok(Contents::Recognised(other.name)),
-        None if has_ext => Ok(Contents::Ext(ext::map(window)?)),
-        None => Ok(Contents::Unknown),
+            },
+        )),
+        None => Ok(Some(first.name)),
     }
 }
 
@@ -183,11 +399,9 @@ pub(crate) fn check_table(disk: &Window<'_>, table: &Table, sector_size: u32) ->
         return Ok(());
     }
     let mut claims: Vec<_> = signature::find(disk)?;
-    if ext::is_plausible(disk)? {
-        claims.push(signature::Signature {
-            name: "ext",
-            offset: ext::SUPERBLOCK_OFFSET,
-        });
+    // Boot code may hold the two bytes.
+    if !ext::is_plausible(disk)? {
+        claims.retain(|claim| claim.name != signature::EXT);
     }
     let in_a_partition = |offset: u64| {
         let sector = Extent {

@@ -1,14 +1,16 @@
-//! Contents that are recognised by a signature but not parsed: copied raw.
+//! What a region holds, by its signatures, and which parser understands it.
 //!
-//! They also guard the parsed ones: an ext superblock survives in the first 64 KiB when another
-//! filesystem, RAID or encryption is put over it, and its bitmaps then describe data that is long
-//! gone. A region with two signatures is ambiguous and copied raw. Offsets: util-linux 2.41,
-//! `libblkid/src/superblocks`.
+//! All signatures are looked for, also those of contents that are copied raw: an ext superblock
+//! survives in the first 64 KiB when another filesystem, RAID or encryption is put over it, and
+//! its bitmaps then describe data that is long gone. A region with two signatures is ambiguous
+//! and copied raw. Offsets: util-linux 2.41, `libblkid/src/superblocks`.
 
 #![warn(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use crate::error::Fault;
+use crate::filesystem::Parser;
 use crate::source::Window;
+use crate::{ext, swap};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +22,28 @@ pub(crate) struct Signature {
 
 const MD_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
 const LUKS: &str = "LUKS encryption";
+pub(crate) const EXT: &str = "ext";
 const LVM: &str = "LVM";
 const SWAP: &str = "swap";
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
 const IMSM_MAGIC: &[u8] = b"Intel Raid ISM Cfg Sig. ";
+
+/// The parser of what a signature announces.
+pub(crate) fn parser(name: &str) -> Option<Parser> {
+    match name {
+        EXT => Some(ext::map),
+        SWAP => Some(swap::map),
+        _ => None,
+    }
+}
+
+/// Tells the offset at which something seems to stand.
+type Detector = fn(&Window<'_>) -> Result<Option<u64>, Fault>;
+
+/// What takes more than a few fixed bytes to recognise.
+const DETECTORS: &[(&str, Detector)] = &[(EXT, ext::detect)];
 
 /// Signatures at a fixed distance from the start.
 const AT_START: &[(&str, u64, &[u8])] = &[
@@ -46,11 +64,6 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     ("F2FS", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
     (MD, 0, &MD_MAGIC),
     (MD, 4096, &MD_MAGIC),
-    (SWAP, 4086, b"SWAPSPACE2"),
-    (SWAP, 8182, b"SWAPSPACE2"),
-    (SWAP, 16374, b"SWAPSPACE2"),
-    (SWAP, 32758, b"SWAPSPACE2"),
-    (SWAP, 65526, b"SWAPSPACE2"),
     (
         "bcache",
         4120,
@@ -80,6 +93,18 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     ("ReiserFS", 65588, b"ReIsEr"),
     ("Btrfs", 65600, b"_BHRfS_M"),
 ];
+/// Swap areas: the last bytes of the first page. Those of a suspended system stand there too.
+const SWAP_PAGE_ENDS: [u64; 5] = [4086, 8182, 16374, 32758, 65526];
+const SWAP_MAGICS: [&[u8]; 7] = [
+    b"SWAPSPACE2",
+    b"SWAP-SPACE",
+    b"S1SUSPEND\0",
+    b"S2SUSPEND\0",
+    b"ULSUSPEND\0",
+    b"LINHIB0001",
+    // TuxOnIce.
+    &[0xed, 0xc3, 0x02, 0xe9, 0x98, 0x56, 0xe5, 0x0c],
+];
 /// Enough for every entry above.
 const START_LEN: usize = 68 << 10;
 
@@ -95,6 +120,18 @@ pub(crate) fn find(window: &Window<'_>) -> Result<Vec<Signature>, Fault> {
     for &(name, offset, magic) in AT_START {
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         if start.get(at..).is_some_and(|rest| rest.starts_with(magic)) {
+            found.push(Signature { name, offset });
+        }
+    }
+    for offset in SWAP_PAGE_ENDS {
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let page_end = start.get(at..).unwrap_or_default();
+        if SWAP_MAGICS.iter().any(|magic| page_end.starts_with(magic)) {
+            found.push(Signature { name: SWAP, offset });
+        }
+    }
+    for &(name, detect) in DETECTORS {
+        if let Some(offset) = detect(window)? {
             found.push(Signature { name, offset });
         }
     }

@@ -106,14 +106,18 @@ impl<'a> Window<'a> {
         if !self.contains(offset, u64::try_from(length).unwrap_or(u64::MAX)) {
             return Err(self.fault(offset, Corrupt::PastEnd));
         }
-        let offset = self.on_disk(offset);
-        self.disk.read_exact_at(buf, offset).map_err(|source| {
+        self.read_raw(buf, offset).map_err(|source| {
             Fault::Io(Error::Io {
-                offset,
+                offset: self.on_disk(offset),
                 length,
                 source,
             })
         })
+    }
+
+    /// Fills `buf` from `offset`, which must be inside.
+    pub(crate) fn read_raw(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.disk.read_exact_at(buf, self.on_disk(offset))
     }
 
     /// Reads one on-disk structure.

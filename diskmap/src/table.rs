@@ -32,6 +32,8 @@ pub(crate) struct Entry {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) name: Option<String>,
+    /// Type in the table: `0x83`, or a GUID.
+    pub(crate) type_id: String,
     /// The extended partition a logical one must lie in.
     pub(crate) container: Option<Extent>,
 }
@@ -42,10 +44,13 @@ pub(crate) struct Slice {
     pub(crate) number: u32,
     pub(crate) extent: Extent,
     pub(crate) name: Option<String>,
+    /// Type in the table: `0x83`, or a GUID; empty for the whole disk.
+    pub(crate) type_id: String,
     /// Why its contents must not be looked at.
     pub(crate) untrusted: Option<Corrupt>,
 }
 
+#[derive(Default)]
 pub(crate) struct Table {
     pub(crate) kind: TableKind,
     pub(crate) slices: Vec<Slice>,
@@ -119,7 +124,7 @@ impl Table {
 
     fn warn(&mut self, fault: Fault, effect: Effect) -> Result<(), Fault> {
         self.warnings
-            .push(fault.into_warning(None, effect).map_err(Fault::Io)?);
+            .push(fault.into_warning(None, effect, false).map_err(Fault::Io)?);
         Ok(())
     }
 
@@ -135,6 +140,7 @@ impl Table {
                 first,
                 last,
                 name,
+                type_id,
                 container,
             } = entry;
             let count = last
@@ -160,6 +166,7 @@ impl Table {
                 number,
                 extent,
                 name,
+                type_id,
                 untrusted,
             });
         }

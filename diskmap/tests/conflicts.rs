@@ -9,7 +9,7 @@ use common::tables::{
     sector_with_signature, set_slot, tools,
 };
 use common::{check, dumpe2fs_free, free, make_ext, map};
-use diskmap::{Cause, Corrupt, Effect, Error, Extent, Filesystem, Incompatible, Options};
+use diskmap::{Cause, Corrupt, Effect, Error, Extent, Incompatible, Options};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -117,7 +117,7 @@ fn a_partition_with_two_owners_is_copied_raw() {
             Cause::Incompatible(Incompatible::Ambiguous { .. })
         ));
         assert_eq!(map.warnings[0].effect, Effect::RawPartition);
-        assert_eq!(map.partitions[0].kind, Filesystem::Raw);
+        assert_eq!(map.partitions[0].contents.kind, "raw");
     }
 }
 

@@ -70,16 +70,52 @@ const KNOWN_RO_COMPAT: u32 = SPARSE_SUPER
     | 0x8000
     | 0x1_0000;
 
-/// Which generation of the filesystem the features make it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExtVersion {
-    /// No journal, nothing newer.
-    Ext2,
-    /// A journal, nothing newer.
-    Ext3,
-    /// Any feature the ext3 driver did not know.
-    Ext4,
-}
+/// Names as e2fsprogs prints them (`lib/e2p/feature.c`).
+const NAMES: [&[(u32, &str)]; 3] = [
+    &[
+        (0x0001, "dir_prealloc"),
+        (0x0002, "imagic_inodes"),
+        (HAS_JOURNAL, "has_journal"),
+        (0x0008, "ext_attr"),
+        (0x0010, "resize_inode"),
+        (0x0020, "dir_index"),
+        (SPARSE_SUPER2, "sparse_super2"),
+        (0x0400, "fast_commit"),
+        (0x0800, "stable_inodes"),
+        (0x1000, "orphan_file"),
+    ],
+    &[
+        (FILETYPE, "filetype"),
+        (RECOVER, "needs_recovery"),
+        (JOURNAL_DEV, "journal_dev"),
+        (META_BG, "meta_bg"),
+        (0x0040, "extent"),
+        (BIT64, "64bit"),
+        (0x0100, "mmp"),
+        (FLEX_BG, "flex_bg"),
+        (0x0400, "ea_inode"),
+        (CSUM_SEED, "metadata_csum_seed"),
+        (0x4000, "large_dir"),
+        (0x8000, "inline_data"),
+        (0x1_0000, "encrypt"),
+        (0x2_0000, "casefold"),
+    ],
+    &[
+        (SPARSE_SUPER, "sparse_super"),
+        (LARGE_FILE, "large_file"),
+        (0x0008, "huge_file"),
+        (GDT_CSUM, "uninit_bg"),
+        (0x0020, "dir_nlink"),
+        (0x0040, "extra_isize"),
+        (0x0100, "quota"),
+        (BIGALLOC, "bigalloc"),
+        (METADATA_CSUM, "metadata_csum"),
+        (0x1000, "read-only"),
+        (0x2000, "project"),
+        (0x8000, "verity"),
+        (0x1_0000, "orphan_present"),
+    ],
+];
 
 /// The three sets of a superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,15 +152,27 @@ impl Features {
         self.ro_compat & bit != 0
     }
 
-    pub(super) fn version(self) -> ExtVersion {
+    /// Which generation of the filesystem the features make it: ext2 has no journal, ext3 nothing
+    /// that came with ext4.
+    pub(super) fn version(self) -> &'static str {
         const EXT3_INCOMPAT: u32 = FILETYPE | RECOVER | JOURNAL_DEV | META_BG;
         const EXT3_RO_COMPAT: u32 = SPARSE_SUPER | LARGE_FILE | 0x0004;
         if self.incompat & !EXT3_INCOMPAT != 0 || self.ro_compat & !EXT3_RO_COMPAT != 0 {
-            ExtVersion::Ext4
+            "ext4"
         } else if self.compat(HAS_JOURNAL) {
-            ExtVersion::Ext3
+            "ext3"
         } else {
-            ExtVersion::Ext2
+            "ext2"
         }
+    }
+
+    /// Names of the features, in the order of `dumpe2fs`.
+    pub(super) fn names(self) -> Vec<String> {
+        NAMES
+            .iter()
+            .zip([self.compat, self.incompat, self.ro_compat])
+            .flat_map(|(names, bits)| names.iter().filter(move |(bit, _)| bits & bit != 0))
+            .map(|(_, name)| (*name).to_owned())
+            .collect()
     }
 }

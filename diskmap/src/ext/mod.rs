@@ -7,45 +7,22 @@
 //!
 //! Source: Linux Documentation/filesystems/ext4 and `fs/ext4/balloc.c`.
 
-mod bitmap;
 mod checksum;
 mod features;
 mod group;
 mod superblock;
 
-pub use features::ExtVersion;
-
+use crate::bitmap;
 use crate::error::{Corrupt, Fault};
 use crate::extent::{Extent, FreeRuns, normalize};
+use crate::filesystem::{Filesystem, Mapped, Parsed, uuid_text};
 use crate::source::Window;
 use group::Group;
 use superblock::Geometry;
 
-/// What there is to know of an ext filesystem besides its map.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtInfo {
-    /// ext2, ext3 or ext4.
-    pub version: ExtVersion,
-    /// Bytes in a block.
-    pub block_size: u32,
-    /// Blocks in the filesystem.
-    pub blocks: u64,
-    /// Free blocks among them.
-    pub free_blocks: u64,
-    /// Identity of the filesystem.
-    pub uuid: [u8; 16],
-}
-
-pub(crate) struct ExtMap {
-    pub(crate) info: ExtInfo,
-    pub(crate) label: Option<String>,
-    /// In blocks of the filesystem.
-    pub(crate) free: FreeRuns,
-}
-
-/// Whether an ext superblock seems to stand in the window.
-pub(crate) fn is_present(window: &Window<'_>) -> Result<bool, Fault> {
-    superblock::is_present(window)
+/// Where an ext superblock seems to stand in the window.
+pub(crate) fn detect(window: &Window<'_>) -> Result<Option<u64>, Fault> {
+    superblock::detect(window)
 }
 
 /// Whether the superblock, if there is one, looks like more than two matching bytes.
@@ -53,11 +30,8 @@ pub(crate) fn is_plausible(window: &Window<'_>) -> Result<bool, Fault> {
     superblock::is_plausible(window)
 }
 
-/// Byte offset of the superblock in its partition.
-pub(crate) const SUPERBLOCK_OFFSET: u64 = superblock::OFFSET;
-
 /// Maps the filesystem in the window.
-pub(crate) fn map(window: &Window<'_>) -> Result<ExtMap, Fault> {
+pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
     let geometry = superblock::read(window)?;
     let groups = group::read_all(window, &geometry)?;
     let metadata = metadata(window, &geometry, &groups)?;
@@ -79,17 +53,22 @@ pub(crate) fn map(window: &Window<'_>) -> Result<ExtMap, Fault> {
             Corrupt::ExtMetadataFree(block),
         ));
     }
-    Ok(ExtMap {
-        info: ExtInfo {
-            version: geometry.features.version(),
+    let block_size = u64::from(geometry.block_size);
+    Ok(Mapped {
+        kind: geometry.features.version(),
+        filesystem: Filesystem {
+            label: geometry.label,
+            uuid: Some(uuid_text(&geometry.uuid)),
             block_size: geometry.block_size,
-            blocks: geometry.blocks,
-            free_blocks,
-            uuid: geometry.uuid,
+            size_bytes: geometry.blocks.saturating_mul(block_size),
+            used_bytes: (geometry.blocks.saturating_sub(free_blocks)).saturating_mul(block_size),
+            features: geometry.features.names(),
         },
-        label: geometry.label,
+        unit: block_size,
         free,
-    })
+        optional: Vec::new(),
+    }
+    .into())
 }
 
 /// All blocks that hold metadata by their place, whichever group they serve; no two may overlap.

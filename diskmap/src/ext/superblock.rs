@@ -13,6 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::checksum::{Protection, crc32c};
 use super::features::{self, Features};
 use crate::error::{Corrupt, Fault, Incompatible};
+use crate::filesystem::text_field;
 use crate::source::Window;
 
 /// Byte offset of the superblock in its partition.
@@ -92,9 +93,9 @@ pub(super) struct Geometry {
     pub(super) label: Option<String>,
 }
 
-/// Whether a superblock seems to stand here, damaged or not: the magic number.
-pub(super) fn is_present(window: &Window<'_>) -> Result<bool, Fault> {
-    Ok(read_raw(window)?.is_some())
+/// Where a superblock seems to stand, damaged or not: the magic number.
+pub(super) fn detect(window: &Window<'_>) -> Result<Option<u64>, Fault> {
+    Ok(read_raw(window)?.map(|_| OFFSET))
 }
 
 /// Whether what stands here is a superblock and not boot code with two matching bytes.
@@ -282,7 +283,7 @@ fn geometry(
         first_meta_bg: first_meta_bg.into(),
         backup_groups: raw.backup_bgs.map(U32::get),
         uuid: raw.uuid,
-        label: label(&raw.volume_name),
+        label: text_field(&raw.volume_name),
     })
 }
 
@@ -319,11 +320,6 @@ fn inode_table_blocks(raw: &RawSuperblock, block_size: u32, groups: u32) -> Resu
     check(u64::from(inodes) == expected, "inodes_count", inodes)?;
     let bytes = u64::from(per_group).saturating_mul(inode_size.into());
     Ok(bytes.div_ceil(block_size.into()))
-}
-
-fn label(bytes: &[u8; 16]) -> Option<String> {
-    let text = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
-    (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
 }
 
 fn check(valid: bool, field: &'static str, value: u32) -> Result<(), Corrupt> {

@@ -148,6 +148,7 @@ impl Cli {
             strict: self.strict,
             raw: self.raw,
             sector_size: disk.sector_size(),
+            ..Options::default()
         };
         let map = diskmap::map(&disk, &options).map_err(|source| Error::Map {
             path: self.source.clone(),
@@ -218,8 +219,8 @@ impl Cli {
             .map(|partition| {
                 json!({
                     "number": partition.number, "first_sector": partition.first, "sectors": partition.count,
-                    "kind": partition.kind.to_string(), "saved_sectors": partition.saved_sectors,
-                    "note": partition.note,
+                    "kind": partition.contents.kind, "saved_sectors": partition.saved_sectors,
+                    "note": partition.contents.raw,
                 })
             })
             .collect();
@@ -233,14 +234,15 @@ impl Cli {
             for partition in &map.partitions {
                 let sector = u64::from(map.sector_size);
                 let note = partition
-                    .note
+                    .contents
+                    .raw
                     .as_deref()
                     .map(|note| format!(" ({note})"))
                     .unwrap_or_default();
                 progress.line(&format!(
                     "{}: {}, {}, {} to save{note}",
                     partition_name(partition.number),
-                    partition.kind,
+                    partition.contents.kind,
                     units::size(partition.count * sector),
                     units::size(partition.saved_sectors * sector),
                 ));

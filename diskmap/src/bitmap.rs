@@ -2,7 +2,7 @@
 
 /// Calls `emit(first, count)` for each run of zeros among the first `bits` bits, in order. Bit 0
 /// is the lowest of byte 0; a bit past the end of `bitmap` counts as one.
-pub(super) fn zero_runs(bitmap: &[u8], bits: u32, mut emit: impl FnMut(u32, u32)) {
+pub(crate) fn zero_runs(bitmap: &[u8], bits: u32, mut emit: impl FnMut(u32, u32)) {
     let mut position = 0;
     while let Some(first) = next(bitmap, position, bits, false) {
         let end = next(bitmap, first, bits, true).unwrap_or(bits);
@@ -12,7 +12,7 @@ pub(super) fn zero_runs(bitmap: &[u8], bits: u32, mut emit: impl FnMut(u32, u32)
 }
 
 /// Sets `count` bits from `first`.
-pub(super) fn set(bitmap: &mut [u8], first: u64, count: u64) {
+pub(crate) fn set(bitmap: &mut [u8], first: u64, count: u64) {
     for bit in first..first + count {
         let byte = usize::try_from(bit / 8)
             .ok()
