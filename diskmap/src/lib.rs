@@ -160,6 +160,39 @@ pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
     })
 }
 
+/// Where a partition lies, in sectors. A BSD partition or a logical volume has no number.
+///
+/// # Errors
+/// As [`map`]; [`Error::NoPartition`] if there is none of this number, [`Error::Corrupt`] if the
+/// table is damaged or the partition leaves the disk or shares sectors with another one.
+pub fn locate(source: &dyn ReadAt, sector_size: u32, number: u32) -> Result<Extent, Error> {
+    let disk = Window::disk(source);
+    let to_error = |fault: error::Fault| -> Result<Extent, Error> {
+        let warning = fault.into_warning(None, Effect::RawDisk, false)?;
+        Err(warning.into())
+    };
+    let checked = table::read(&disk, sector_size).and_then(|table| {
+        partition::check_table(&disk, &table, sector_size)?;
+        Ok(table)
+    });
+    let table = match checked {
+        Ok(table) => table,
+        Err(fault) => return to_error(fault),
+    };
+    let slice = table.slices.iter().find(|slice| slice.number == number);
+    let slice = slice.ok_or(Error::NoPartition(number))?;
+    match &slice.untrusted {
+        Some(kind) => Err(Error::Corrupt {
+            place: Place {
+                partition: Some(number),
+                offset: slice.extent.first.saturating_mul(sector_size.into()),
+            },
+            kind: kind.clone(),
+        }),
+        None => Ok(slice.extent),
+    }
+}
+
 /// The sector size of the disk behind an image file: 4096 if an intact GPT header stands where
 /// only such a disk has one, else 512.
 pub fn detect_sector_size(source: &dyn ReadAt) -> u32 {

@@ -7,6 +7,8 @@
 //! The choice follows the Linux kernel: sector 0 decides. A GPT counts only behind a protective
 //! entry. Where two readings of the disk are possible, neither is trusted.
 
+use std::fmt;
+
 use crate::error::{Cause, Corrupt, Effect, Fault, Incompatible, Place, Warning};
 use crate::extent::Extent;
 use crate::gpt::{self, Gpt};
@@ -23,6 +25,16 @@ pub enum TableKind {
     Mbr,
     /// GUID partition table.
     Gpt,
+}
+
+impl fmt::Display for TableKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Mbr => "MBR",
+            Self::Gpt => "GPT",
+        })
+    }
 }
 
 /// One line of a table, as it stands there: unchecked.

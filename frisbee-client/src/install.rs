@@ -389,32 +389,30 @@ impl Cli {
         report: &Report,
         stats: &ClientStats,
     ) {
-        let time = progress.elapsed();
-        let header = context.header();
+        let (target, header) = (self.target.display(), context.header());
+        if let Some(warning) = report.unreadable.warning() {
+            progress.line(&format!("frisbee-client: {target}: {warning}"));
+        }
         let summary = format!(
-            "{}: installed {} (epoch {}): {} of data, {} free, {} chunks{}, {:.2} s, {}; {} datagrams, {} lost, {} forged",
-            self.target.display(),
+            "{target}: installed {} (epoch {}): {}; {} datagrams, {} lost, {} forged",
             header.name,
             header.epoch(),
-            units::size(report.plain_bytes),
-            units::size(report.free_bytes),
-            report.chunks,
-            match report.kept_chunks {
-                0 => String::new(),
-                kept => format!(", {kept} were on the disk"),
-            },
-            time.as_secs_f64(),
-            units::throughput(report.plain_bytes, time),
+            report.summary(false, progress.elapsed()),
             stats.datagrams,
             stats.lost,
             stats.forged,
         );
-        let fields = json!({
-            "chunks": report.chunks, "kept_chunks": report.kept_chunks, "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
+        let mut fields = report.fields();
+        let network = json!({
             "datagrams": stats.datagrams, "blocks": stats.blocks, "duplicates": stats.duplicates,
             "no_buffer": stats.no_buffer, "lost": stats.lost, "receive_drops": stats.receive_drops,
             "forged": stats.forged, "requests": stats.requests,
         });
+        if let (Some(fields), serde_json::Value::Object(network)) =
+            (fields.as_object_mut(), network)
+        {
+            fields.extend(network);
+        }
         progress.finish(&summary, fields);
     }
 }

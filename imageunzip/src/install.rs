@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use crate::contents::Origin;
 use crate::legacy::Legacy;
 use crate::open::{ChunkOpener, Job, OpenStage, Opened, Parcel, Proof, Source};
+use crate::report::Report;
 use crate::target::Disk;
 use crate::write::{WriteStage, Written};
 use crate::{Error, Target};
@@ -75,19 +76,6 @@ pub enum Event {
     },
     /// Writing failed and the pipeline has stopped; [`Installer::finish`] tells why.
     Failed,
-}
-
-/// What was installed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Chunks written.
-    pub chunks: u32,
-    /// Bytes of disk data written.
-    pub plain_bytes: u64,
-    /// Bytes of free space in the imaged disk.
-    pub free_bytes: u64,
-    /// Chunks that were on the disk already, of which nothing was written.
-    pub kept_chunks: u32,
 }
 
 /// The pipeline has stopped because writing failed: [`Installer::finish`] tells why.

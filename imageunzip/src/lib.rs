@@ -14,6 +14,7 @@ mod install;
 mod layers;
 mod legacy;
 mod open;
+mod report;
 mod run;
 mod source;
 mod target;
@@ -23,7 +24,8 @@ mod write;
 
 pub use contents::{Contents, Origin, origin};
 pub use error::Error;
-pub use install::{Event, Expected, Format, FreeSpace, InstallOptions, Installer, Report, Stopped};
+pub use install::{Event, Expected, Format, FreeSpace, InstallOptions, Installer, Stopped};
 pub use legacy::Legacy;
 pub use open::Window;
+pub use report::{Report, Unreadable};
 pub use target::{Candidate, Target};

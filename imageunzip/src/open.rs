@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chunkfmt::relocation::{self, Applied, PartitionPlace, Sectors};
+use chunkfmt::relocation::{self, Applied, PartitionPlace, Relocation, Sectors};
 use chunkfmt::tree::Cv;
 use chunkfmt::{Context, Error as FormatError, Layout, Opener, Part, PlainHash, Region, Span};
 use crossbeam_channel::{Receiver, Sender};
@@ -252,7 +252,8 @@ fn relocate(
     data: &mut [u8],
     window: &Window,
 ) -> Result<Applied, Error> {
-    if layout.relocations.is_empty() {
+    let has_effect = |relocation: &Relocation| relocation.kind != relocation::UNREADABLE;
+    if !layout.relocations.iter().any(has_effect) {
         return Ok(Applied::default());
     }
     if u64::from(window.sector_size) != SECTOR {

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use frisbee_cli::progress::{Events, Progress};
-use frisbee_cli::{Exit, Failure, Interrupt, units};
-use serde_json::{Value, json};
+use frisbee_cli::{Exit, Failure, Interrupt};
+use serde_json::Value;
 
 use crate::install::Format;
 use crate::unzip::Cli;
@@ -90,30 +90,15 @@ impl Installation<'_> {
         fields["total_bytes"] = self.total.into();
         let progress = Arc::new(Progress::start(events, self.total, fields));
         let title = format!("{} ({})", self.title.name, self.title.version);
-        let zeroed = match self.cli.options().free {
-            crate::FreeSpace::Zero => " (zeroed)",
-            crate::FreeSpace::Skip => "",
-        };
+        let zeroed = self.cli.options().free == crate::FreeSpace::Zero;
         match self.install(&progress, feed) {
             Ok(report) => {
-                let time = progress.elapsed();
-                let summary = format!(
-                    "{target}: installed {title}: {} of data, {} free{zeroed}, {} chunks{}, {:.2} s, {}",
-                    units::size(report.plain_bytes),
-                    units::size(report.free_bytes),
-                    report.chunks,
-                    match report.kept_chunks {
-                        0 => String::new(),
-                        kept => format!(", {kept} were on the disk"),
-                    },
-                    time.as_secs_f64(),
-                    units::throughput(report.plain_bytes, time),
-                );
-                let fields = json!({
-                    "chunks": report.chunks, "kept_chunks": report.kept_chunks,
-                    "plain_bytes": report.plain_bytes, "free_bytes": report.free_bytes,
-                });
-                progress.finish(&summary, fields);
+                if let Some(warning) = report.unreadable.warning() {
+                    progress.line(&format!("imageunzip: {target}: {warning}"));
+                }
+                let summary = report.summary(zeroed, progress.elapsed());
+                let summary = format!("{target}: installed {title}: {summary}");
+                progress.finish(&summary, report.fields());
                 Ok(())
             }
             Err(failure) => {

@@ -3,8 +3,9 @@
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::Error;
-use crate::install::{Event, FreeSpace, Observer, Report};
+use crate::install::{Event, FreeSpace, Observer};
 use crate::open::{Opened, Parcel, Proof};
+use crate::report::Report;
 use crate::target::Disk;
 
 /// What was written.
@@ -106,6 +107,8 @@ impl WriteStage {
             let free = span.sectors - chunk.layout.data_sectors();
             written.report.plain_bytes += self.plain_bytes(chunk);
             written.report.free_bytes += free * self.sector_size;
+            let unreadable = &mut written.report.unreadable;
+            unreadable.add(&chunk.layout, self.sector_size);
         }
         Ok(())
     }

@@ -49,14 +49,13 @@ pub(crate) fn compare(
         let mut data = Vec::new();
         loop {
             let piece = plan.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some(piece) = piece else {
+            let Some(mut piece) = piece else {
                 return Ok(found);
             };
             if interrupt.is_raised() {
                 return Err(Error::Interrupted);
             }
-            let sector_size = base.index.header.sector_size;
-            disk.read_regions(&piece.layout, sector_size, &mut data)?;
+            disk.read_piece(&mut piece.layout, &mut data)?;
             found.chunks += 1;
             found.plain_bytes += data.len() as u64;
             if !base.holds(&piece.layout, &data)? {

@@ -6,18 +6,38 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use chunkfmt::Layout;
-use diskmap::ReadAt;
+use chunkfmt::relocation::{self, Relocation};
+use diskmap::{Extent, ReadAt};
 use frisbee_cli::device::{BlockDevice, loop_device_of};
 
 use crate::Error;
+use crate::rescue::Rescue;
+
+/// Most unreadable ranges that one chunk names. If there are more, those of a region are named as one, with the
+/// sectors between them.
+const BAD_MAX: usize = 512;
 
 /// A disk to be imaged.
 #[derive(Debug)]
 pub(crate) struct Disk {
     path: PathBuf,
     file: File,
+    /// Where the disk begins in the file: behind 0 if only one partition is imaged.
+    start: u64,
     size: u64,
     sector_size: u32,
+    /// What reads around bad sectors, if that is wanted.
+    rescue: Option<Rescue>,
+    /// Sectors that are not read, sorted and disjoint.
+    holes: Vec<Hole>,
+}
+
+/// Sectors that are zeros whatever stands there.
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    extent: Extent,
+    /// Whether they should have been read.
+    bad: bool,
 }
 
 impl Disk {
@@ -61,8 +81,11 @@ impl Disk {
         let mut disk = Self {
             path: path.into(),
             file,
+            start: 0,
             size,
             sector_size: 512,
+            rescue: None,
+            holes: Vec::new(),
         };
         disk.sector_size = device_sector
             .or(sector_size)
@@ -75,48 +98,206 @@ impl Disk {
         self.sector_size
     }
 
-    /// Reads what stands in the regions of a chunk, one after the other, into `data`.
+    /// Cuts the disk down to some sectors of it.
+    pub(crate) fn narrow(&mut self, extent: Extent) {
+        let sector = u64::from(self.sector_size);
+        self.holes = intersect(&self.holes, extent);
+        self.start += extent.first * sector;
+        self.size = extent.count * sector;
+    }
+
+    /// Takes what cannot be read for zeros. `bad` bytes are known not to be readable.
+    pub(crate) fn rescue(&mut self, bad: Vec<Extent>) {
+        let sector = u64::from(self.sector_size);
+        self.rescue = Some(Rescue::default());
+        for bytes in bad {
+            let first = bytes.first / sector;
+            let end = bytes.end().div_ceil(sector);
+            self.holes.push(Hole {
+                extent: Extent {
+                    first,
+                    count: end - first,
+                },
+                bad: true,
+            });
+        }
+    }
+
+    /// Takes sectors for zeros, which is what is wanted of them.
+    pub(crate) fn zero(&mut self, zeroed: &[Extent]) {
+        for &extent in zeroed {
+            let end = extent.end();
+            let mut rest = Vec::new();
+            for hole in &self.holes {
+                let before = end_at(*hole, extent.first);
+                let after = begin_at(*hole, end);
+                rest.extend([before, after].into_iter().flatten());
+            }
+            rest.push(Hole { extent, bad: false });
+            rest.sort_unstable_by_key(|hole| hole.extent);
+            self.holes = rest;
+        }
+    }
+
+    /// Reads what stands in the regions of a chunk, one after the other, into `data`, and notes in the layout what
+    /// could not be read.
     ///
     /// # Errors
     /// [`Error::Read`]
-    pub(crate) fn read_regions(
-        &self,
-        layout: &Layout,
-        sector_size: u32,
-        data: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        let sector_size = u64::from(sector_size);
+    pub(crate) fn read_piece(&self, layout: &mut Layout, data: &mut Vec<u8>) -> Result<(), Error> {
+        let sector_size = u64::from(self.sector_size);
         // At most the chunk size.
         data.resize(
             usize::try_from(layout.data_sectors() * sector_size).unwrap_or(0),
             0,
         );
         let mut rest = &mut data[..];
+        let mut bad = Vec::new();
         for region in &layout.regions {
             let bytes =
                 usize::try_from(u64::from(region.sectors) * sector_size).unwrap_or(usize::MAX);
             let (now, later) = rest.split_at_mut(bytes.min(rest.len()));
-            self.read(now, region.first * sector_size)?;
+            self.read_sectors(now, region.first, &mut bad)?;
             rest = later;
+        }
+        if bad.len() > BAD_MAX {
+            bad.dedup_by(|next, last| {
+                let same = layout
+                    .regions
+                    .iter()
+                    .any(|region| region.first <= last.first && next.end() <= region.end());
+                if same {
+                    last.count = next.end() - last.first;
+                }
+                same
+            });
+        }
+        let sector_size = self.sector_size;
+        layout
+            .relocations
+            .extend(bad.into_iter().map(|extent| Relocation {
+                kind: relocation::UNREADABLE,
+                offset: 0,
+                sector: extent.first,
+                size: extent.count * u64::from(sector_size),
+            }));
+        Ok(())
+    }
+
+    /// Fills `buffer` from sector `first`. Adds to `bad` what could not be read, region by region.
+    ///
+    /// # Errors
+    /// [`Error::Read`]
+    pub(crate) fn read_sectors(
+        &self,
+        buffer: &mut [u8],
+        first: u64,
+        bad: &mut Vec<Extent>,
+    ) -> Result<(), Error> {
+        let sector_size = u64::from(self.sector_size);
+        let end = first + buffer.len() as u64 / sector_size;
+        // Nothing of this region is in `bad` yet, and one range lies in one region.
+        let from = bad.len();
+        let mut rest = buffer;
+        let mut at = first;
+        let mut ahead = self
+            .holes
+            .partition_point(|hole| hole.extent.end() <= first);
+        while at < end {
+            let hole = self.holes.get(ahead).filter(|hole| hole.extent.first < end);
+            let inside = hole.filter(|hole| hole.extent.first <= at);
+            let stop = match (inside, hole) {
+                (Some(inside), _) => inside.extent.end().min(end),
+                (None, Some(next)) => next.extent.first,
+                (None, None) => end,
+            };
+            let bytes = usize::try_from((stop - at) * sector_size).unwrap_or(usize::MAX);
+            let (now, later) = rest.split_at_mut(bytes.min(rest.len()));
+            match inside {
+                Some(hole) => {
+                    now.fill(0);
+                    if hole.bad {
+                        note(bad, from, at, stop);
+                    }
+                    ahead += 1;
+                }
+                None => self.read(now, at, |first, end| note(bad, from, first, end))?,
+            }
+            rest = later;
+            at = stop;
         }
         Ok(())
     }
 
-    /// Fills `buffer` from `offset`.
-    ///
-    /// # Errors
-    /// [`Error::Read`]
-    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), Error> {
+    fn read(
+        &self,
+        buffer: &mut [u8],
+        first: u64,
+        mut bad: impl FnMut(u64, u64),
+    ) -> Result<(), Error> {
+        let sector_size = u64::from(self.sector_size);
+        let offset = self.start + first * sector_size;
         let length = buffer.len();
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|source| Error::Read {
+        match (self.file.read_exact_at(buffer, offset), &self.rescue) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(rescue)) => {
+                let sector_bytes = usize::try_from(sector_size).unwrap_or(length);
+                rescue.read(
+                    &self.path,
+                    &self.file,
+                    sector_bytes,
+                    buffer,
+                    offset,
+                    |at, count| {
+                        let first = (at - self.start) / sector_size;
+                        bad(first, first + count / sector_size);
+                    },
+                );
+                Ok(())
+            }
+            (Err(source), None) => Err(Error::Read {
                 path: self.path.clone(),
                 offset,
                 length,
                 source,
-            })
+            }),
+        }
     }
+}
+
+/// Adds sectors to those of a region, which begin at index `from`.
+fn note(bad: &mut Vec<Extent>, from: usize, first: u64, end: u64) {
+    let count = end - first;
+    match bad.get_mut(from..).and_then(<[Extent]>::last_mut) {
+        Some(last) if last.end() == first => last.count += count,
+        _ => bad.push(Extent { first, count }),
+    }
+}
+
+/// The part of a hole before sector `end`.
+fn end_at(hole: Hole, end: u64) -> Option<Hole> {
+    let first = hole.extent.first;
+    let count = hole.extent.end().min(end).checked_sub(first)?;
+    let extent = Extent { first, count };
+    (count > 0).then_some(Hole { extent, ..hole })
+}
+
+/// The part of a hole from sector `first` on.
+fn begin_at(hole: Hole, first: u64) -> Option<Hole> {
+    let first = hole.extent.first.max(first);
+    let count = hole.extent.end().checked_sub(first)?;
+    let extent = Extent { first, count };
+    (count > 0).then_some(Hole { extent, ..hole })
+}
+
+/// What of holes lies in an extent, counted from its beginning.
+fn intersect(holes: &[Hole], extent: Extent) -> Vec<Hole> {
+    let inside = holes.iter().filter_map(|hole| {
+        let mut hole = begin_at(end_at(*hole, extent.end())?, extent.first)?;
+        hole.extent.first -= extent.first;
+        Some(hole)
+    });
+    inside.collect()
 }
 
 impl ReadAt for Disk {
@@ -125,6 +306,20 @@ impl ReadAt for Disk {
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        let sector_size = u64::from(self.sector_size);
+        let first = offset / sector_size;
+        let end = (offset + buffer.len() as u64).div_ceil(sector_size);
+        let at = self
+            .holes
+            .partition_point(|hole| hole.extent.end() <= first);
+        if self
+            .holes
+            .get(at)
+            .is_some_and(|hole| hole.extent.first < end)
+        {
+            // A file that ddrescue wrote has zeros there, which would pass for a map of free space.
+            return Err(io::Error::other("not rescued, as the map file says"));
+        }
+        self.file.read_exact_at(buffer, self.start + offset)
     }
 }

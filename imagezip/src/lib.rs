@@ -13,8 +13,10 @@ mod output;
 mod pipe;
 mod plan;
 mod protect;
+mod rescue;
 mod reseal;
 mod scan;
+mod selection;
 pub mod zip;
 
 use disk::Disk;

@@ -48,7 +48,7 @@ pub(crate) struct Protection {
         long,
         value_name = "FILE",
         conflicts_with = "unsigned",
-        required_unless_present_any = ["unsigned", "compare"]
+        required_unless_present_any = ["unsigned", "compare", "info"]
     )]
     sign: Option<PathBuf>,
     /// The passphrase of an encrypted private key is the first line of this file [default: ask]
@@ -63,7 +63,7 @@ pub(crate) struct Protection {
         long,
         value_name = "FILE",
         conflicts_with = "unencrypted",
-        required_unless_present_any = ["unencrypted", "recipient", "compare"]
+        required_unless_present_any = ["unencrypted", "recipient", "compare", "info"]
     )]
     pub(crate) key: Vec<PathBuf>,
     /// Put the content key into the image, wrapped for this recipient: age1..., an ssh-ed25519 line, or a file of

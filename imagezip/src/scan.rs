@@ -38,9 +38,13 @@ pub(crate) struct Scanner<'a> {
 impl Maker for Scanner<'_> {
     type Item = Piece;
 
-    fn make(&mut self, piece: Piece, data: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Made, Error> {
-        self.disk
-            .read_regions(&piece.layout, self.sealer.header().sector_size, data)?;
+    fn make(
+        &mut self,
+        mut piece: Piece,
+        data: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<Made, Error> {
+        self.disk.read_piece(&mut piece.layout, data)?;
         seal(&mut self.sealer, self.base, piece, data, out)
     }
 }

@@ -34,6 +34,9 @@ pub const LILO_CHECKSUM: u32 = 5;
 pub const SHORT_SECTOR: u32 = 6;
 /// Reserved, without an action.
 pub const GPT_FIX: u32 = 7;
+/// Sectors that could not be read when the image was made; zeros stand for them. Not of Emulab's: kinds from 256 on
+/// are this format's own.
+pub const UNREADABLE: u32 = 256;
 
 /// One entry: some bytes at a place, and what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +299,7 @@ pub fn apply(
                     .byte()
                     .and_then(|at| at.checked_add(relocation.size));
             }
-            NONE | GPT_FIX | LILO_CHECKSUM => {}
+            NONE | GPT_FIX | LILO_CHECKSUM | UNREADABLE => {}
             unknown => applied.unknown.push(unknown),
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chunkfmt::{CHUNK_SIZE_MAX, ImageHeader};
-use diskmap::{DiskMap, Options, ReadAt};
+use diskmap::{DiskMap, ReadAt};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, say, units};
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::inputs::Access;
 use crate::output::Output;
 use crate::protect::Protected;
 use crate::scan::{DiskPlan, Scanner};
-use crate::{Disk, Error, Plan};
+use crate::{Disk, Plan};
 
 impl Cli {
     /// Makes an image of a disk, or a delta.
@@ -137,31 +137,9 @@ impl Cli {
 
     /// Opens the source. A file's sectors are as large as those of the base, unless the user says otherwise.
     pub(super) fn open_disk(&self, chain: Option<&Chain>) -> Result<(Disk, DiskMap), Failure> {
-        let sector_size = match &self.sector_size {
-            Some(size) => size.parse().ok(),
-            None => chain
-                .and_then(Chain::nearest)
-                .map(|base| base.index.header.sector_size),
-        };
-        let disk = Disk::open(&self.source, sector_size, self.allow_mounted)?;
-        let options = Options {
-            strict: self.strict,
-            raw: self.raw,
-            sector_size: disk.sector_size(),
-            ..Options::default()
-        };
-        let map = diskmap::map(&disk, &options).map_err(|source| Error::Map {
-            path: self.source.clone(),
-            source,
-        })?;
-        if map.disk_sectors == 0 {
-            let message = format!(
-                "{}: is empty: there is no disk to image",
-                self.source.display()
-            );
-            return Err(Failure::new(Exit::Input, message));
-        }
-        Ok((disk, map))
+        let base = chain.and_then(Chain::nearest);
+        let usual = base.map(|base| base.index.header.sector_size);
+        self.selection.open(&self.source, usual)
     }
 
     /// That of the base: other chunks would not be found there.
@@ -263,7 +241,7 @@ fn saved_bytes(map: &DiskMap) -> u64 {
 }
 
 /// What a line about a partition begins with.
-fn partition_name(number: u32) -> String {
+pub(super) fn partition_name(number: u32) -> String {
     match number {
         // Without a partition table.
         0 => "whole disk".into(),

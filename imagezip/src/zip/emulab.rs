@@ -168,6 +168,11 @@ impl Cli {
             let message = "--format ndz: Emulab images have no --name and no --epoch, and their own --chunk-size";
             return Err(Failure::new(Exit::Usage, message));
         }
+        if self.selection.is_rescue() {
+            let message = "--format ndz: Emulab images cannot say which sectors were unreadable: copy the disk with \
+                           ddrescue and image the copy, or make an frz image";
+            return Err(Failure::new(Exit::Usage, message));
+        }
         let level = self.protection.zlib_level()?;
         let missing = || Failure::new(Exit::Usage, "name the image to write");
         let image = self.image.as_deref().ok_or_else(missing)?;
@@ -183,7 +188,7 @@ impl Cli {
             if interrupt.is_raised() {
                 return Err(io::Error::other("interrupted"));
             }
-            disk.read(buffer, sector * u64::from(SECTOR_SIZE))
+            disk.read_sectors(buffer, sector, &mut Vec::new())
                 .map_err(io::Error::other)
         };
         let ranges = self.ranges_to_write(&map, read)?;

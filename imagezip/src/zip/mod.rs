@@ -3,7 +3,9 @@
 mod disk;
 mod emulab;
 mod image;
+mod info;
 mod run;
+mod types;
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,6 +21,7 @@ use crate::inputs::{Access, Inputs};
 use crate::output::Output;
 use crate::pipe::Input;
 use crate::protect::{Protected, Protection};
+use crate::selection::Selection;
 
 const EXAMPLES: &str = "Examples:
   imagezip --sign owner.key --key content.key /dev/sda golden.frz
@@ -26,6 +29,9 @@ const EXAMPLES: &str = "Examples:
   imagezip --sign owner.key --unencrypted --name lab-2026 disk.img lab.frz
   imagezip --sign owner.key --recipient age1... /dev/sda golden.frz
   imagezip --sign owner.key --key content.key --base golden.frz /dev/sda update.frz
+  imagezip --info /dev/sda
+  imagezip --sign owner.key --key content.key --partition 2 /dev/sda root.frz
+  imagezip --sign owner.key --key content.key --exclude page-files,hibernation /dev/sda windows.frz
   imagezip --compare --key content.key --trust owner.pub --base golden.frz /dev/sda
   imagezip --sign new.key --key new.content --trust old.pub --from-key old.content --from old.frz new.frz
   imagezip --sign owner.key --key content.key --allow-legacy --from emulab.ndz new.frz
@@ -37,6 +43,7 @@ disk that holds golden.frz. --compare ends with 0 whether the disk differs or no
 
 const USAGE: &str = "imagezip [OPTIONS] --sign <FILE> --key <FILE> <SOURCE> <IMAGE>
        imagezip [OPTIONS] --sign <FILE> --key <FILE> --base <BASE> <SOURCE> <DELTA>
+       imagezip [OPTIONS] --info <SOURCE>
        imagezip [OPTIONS] --compare --base <BASE> <SOURCE>
        imagezip [OPTIONS] --sign <FILE> --key <FILE> --from <IMAGE> <NEW IMAGE>";
 
@@ -65,18 +72,9 @@ pub struct Cli {
     /// Most data in one chunk, 64K to 2M; best a power of two [default: 2M, or as in the base]
     #[arg(long, value_name = "SIZE", value_parser = units::parse_size, conflicts_with = "from")]
     chunk_size: Option<u64>,
-    /// Save every sector, look into nothing
-    #[arg(long, conflicts_with = "from")]
-    raw: bool,
-    /// Fail where a filesystem is damaged or not understood, instead of saving it whole
-    #[arg(long, conflicts_with_all = ["raw", "from"])]
-    strict: bool,
-    /// Sector size of a disk in a file: 512 or 4096 [default: found out]
-    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], conflicts_with = "from")]
-    sector_size: Option<String>,
-    /// Read the source even while it is mounted: the image may hold a damaged filesystem
-    #[arg(long, conflicts_with = "from")]
-    allow_mounted: bool,
+    /// Write nothing, print what is on the source and what of it would be saved; with --json as one JSON object
+    #[arg(long, conflicts_with_all = ["from", "base", "compare", "image"])]
+    info: bool,
     /// Format of the image: frz, or ndz for the tools of Emulab, which is neither signed nor encrypted
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, conflicts_with_all = ["from", "compare"])]
     format: Format,
@@ -95,8 +93,10 @@ pub struct Cli {
     /// The disk, partition or file to read; with --from, the image to write
     source: PathBuf,
     /// The image to write; `-` writes to standard output
-    #[arg(required_unless_present_any = ["compare", "from"], conflicts_with = "from")]
+    #[arg(required_unless_present_any = ["compare", "from", "info"], conflicts_with = "from")]
     image: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
     #[command(flatten)]
     protection: Protection,
     #[command(flatten)]
@@ -109,6 +109,9 @@ impl Cli {
     /// # Errors
     /// The reason as one line, with its exit code.
     pub fn run(&self) -> Result<(), Failure> {
+        if self.info {
+            return self.show_info();
+        }
         let signer = self.protection.load_signer()?;
         let with_base = !self.inputs.base.is_empty();
         let load_access = || self.inputs.load(&self.protection, signer.as_deref());
@@ -194,7 +197,12 @@ impl Cli {
 
     /// A `secret` image can be read by its owner only: it is not encrypted.
     fn open_output(&self, image: &Path, secret: bool) -> Result<Output, Failure> {
-        let mut inputs: Vec<&Path> = self.protection.files().chain(self.inputs.files()).collect();
+        let mut inputs: Vec<&Path> = self
+            .protection
+            .files()
+            .chain(self.inputs.files())
+            .chain(self.selection.files())
+            .collect();
         if self.inputs.from.is_none() {
             inputs.push(&self.source);
         }

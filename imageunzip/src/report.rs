@@ -1,0 +1,113 @@
+//! What an installation has done, in words and as JSON.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use chunkfmt::{Layout, relocation};
+use frisbee_cli::units;
+use serde_json::{Value, json};
+
+/// Most ranges of unreadable sectors that are listed one by one.
+const RANGES_MAX: usize = 1024;
+
+/// Most of them that a line names.
+const RANGES_SHOWN: usize = 8;
+
+/// What was installed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Chunks written.
+    pub chunks: u32,
+    /// Bytes of disk data written.
+    pub plain_bytes: u64,
+    /// Bytes of free space in the imaged disk.
+    pub free_bytes: u64,
+    /// Chunks that were on the disk already, of which nothing was written.
+    pub kept_chunks: u32,
+    /// Sectors that could not be read when the image was made.
+    pub unreadable: Unreadable,
+}
+
+/// Sectors that could not be read when an image was made, and are zeros in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Their bytes.
+    pub bytes: u64,
+    /// First sector and number of sectors, of the first thousand ranges.
+    ranges: Vec<(u64, u64)>,
+    more: u64,
+}
+
+impl Unreadable {
+    /// Adds those of a chunk.
+    pub(crate) fn add(&mut self, layout: &Layout, sector_size: u64) {
+        let bad = layout
+            .relocations
+            .iter()
+            .filter(|relocation| relocation.kind == relocation::UNREADABLE);
+        for relocation in bad {
+            self.bytes = self.bytes.saturating_add(relocation.size);
+            if self.ranges.len() < RANGES_MAX {
+                let sectors = relocation.size / sector_size.max(1);
+                self.ranges.push((relocation.sector, sectors));
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
+    /// The warning about them, if there are any.
+    pub fn warning(&self) -> Option<String> {
+        if self.bytes == 0 {
+            return None;
+        }
+        let mut ranges = self.ranges.clone();
+        ranges.sort_unstable();
+        let mut text = format!(
+            "warning: {} could not be read when the image was made and are zeros now, sectors ",
+            units::size(self.bytes)
+        );
+        for (index, (first, sectors)) in ranges.iter().take(RANGES_SHOWN).enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            let last = first + sectors.saturating_sub(1);
+            // Writing to a string cannot fail.
+            let _ = match *sectors {
+                1 => write!(text, "{comma}{first}"),
+                _ => write!(text, "{comma}{first}-{last}"),
+            };
+        }
+        let hidden = ranges.len().saturating_sub(RANGES_SHOWN) as u64 + self.more;
+        if hidden > 0 {
+            let _ = write!(text, " and {hidden} ranges more");
+        }
+        Some(text)
+    }
+}
+
+impl Report {
+    /// The line that ends an installation, without the target's name; `zeroed` if free space was cleared.
+    pub fn summary(&self, zeroed: bool, time: Duration) -> String {
+        let zeroed = if zeroed { " (zeroed)" } else { "" };
+        let kept = match self.kept_chunks {
+            0 => String::new(),
+            kept => format!(", {kept} were on the disk"),
+        };
+        format!(
+            "{} of data, {} free{zeroed}, {} chunks{kept}, {:.2} s, {}",
+            units::size(self.plain_bytes),
+            units::size(self.free_bytes),
+            self.chunks,
+            time.as_secs_f64(),
+            units::throughput(self.plain_bytes, time),
+        )
+    }
+
+    /// The fields of the finish event.
+    pub fn fields(&self) -> Value {
+        json!({
+            "chunks": self.chunks, "kept_chunks": self.kept_chunks, "plain_bytes": self.plain_bytes,
+            "free_bytes": self.free_bytes, "unreadable_bytes": self.unreadable.bytes,
+            "unreadable": self.unreadable.ranges,
+        })
+    }
+}

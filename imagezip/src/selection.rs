@@ -1,0 +1,147 @@
+//! What of a source is saved, from the command line.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use diskmap::{Content, DiskMap, Extent, Options};
+use frisbee_cli::{Exit, Failure, units};
+
+use crate::{Disk, Error, rescue};
+
+/// Longest map file of ddrescue that is read, in bytes.
+const MAP_FILE_MAX: u64 = 256 << 20;
+
+/// What can be left out, on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ContentName {
+    /// Page and swap files of Windows
+    PageFiles,
+    /// The memory image of a Windows that is not hibernated
+    Hibernation,
+    /// Journals of filesystems that were unmounted cleanly: zeros instead
+    Journals,
+}
+
+/// Options about the source and what of it is saved.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "What is saved")]
+pub(crate) struct Selection {
+    /// Save every sector, look into nothing
+    #[arg(long, conflicts_with = "from")]
+    raw: bool,
+    /// Fail where a filesystem is damaged or not understood, instead of saving it whole
+    #[arg(long, conflicts_with_all = ["raw", "from"])]
+    strict: bool,
+    /// Image partition N alone, as if it were the whole disk
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "skip_partition", "raw_partition"])]
+    partition: Option<u32>,
+    /// Leave out partition N, as if it were free space: what the target has there stays, unless free space is cleared;
+    /// may be repeated
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "raw"])]
+    skip_partition: Vec<u32>,
+    /// Save every sector of partition N; may be repeated
+    #[arg(long, value_name = "N", conflicts_with_all = ["from", "raw"])]
+    raw_partition: Vec<u32>,
+    /// Leave out contents that are in use: page-files and hibernation (of Windows), journals (clean ones of ext3 and
+    /// ext4); may be repeated. Swap areas of Linux are left out in any case
+    #[arg(long, value_name = "CONTENTS", value_enum, value_delimiter = ',', conflicts_with_all = ["from", "raw"])]
+    exclude: Vec<ContentName>,
+    /// Go on where the source cannot be read: try again, then store zeros and note in the image which sectors those are
+    #[arg(long, conflicts_with = "from")]
+    rescue: bool,
+    /// The source was copied by ddrescue with this map file: sectors that it does not call finished are unreadable.
+    /// Includes --rescue
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    rescue_map: Option<PathBuf>,
+    /// Sector size of a disk in a file: 512 or 4096 [default: found out]
+    #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], conflicts_with = "from")]
+    sector_size: Option<String>,
+    /// Read the source even while it is mounted: the image may hold a damaged filesystem
+    #[arg(long, conflicts_with = "from")]
+    allow_mounted: bool,
+}
+
+impl Selection {
+    /// Opens a source and maps it. A file's sectors are as large as `usual`, if that is known, unless the user says
+    /// otherwise.
+    ///
+    /// # Errors
+    /// If it cannot be opened or mapped, or holds nothing.
+    pub(crate) fn open(
+        &self,
+        source: &Path,
+        usual: Option<u32>,
+    ) -> Result<(Disk, DiskMap), Failure> {
+        let sector_size = match &self.sector_size {
+            Some(size) => size.parse().ok(),
+            None => usual,
+        };
+        let mut disk = Disk::open(source, sector_size, self.allow_mounted)?;
+        if self.is_rescue() {
+            disk.rescue(self.known_bad(&disk)?);
+        }
+        let map_error = |error| Error::Map {
+            path: source.into(),
+            source: error,
+        };
+        if let Some(number) = self.partition {
+            let extent = diskmap::locate(&disk, disk.sector_size(), number).map_err(map_error)?;
+            disk.narrow(extent);
+        }
+        let mut options = Options::default();
+        options.strict = self.strict;
+        options.raw = self.raw;
+        options.sector_size = disk.sector_size();
+        options.partition = self.partition.is_some();
+        options.skip.extend(&self.skip_partition);
+        options.raw_partitions.extend(&self.raw_partition);
+        options.exclude = self.exclude.iter().map(|name| name.content()).collect();
+        options.rescue = self.is_rescue();
+        let map = diskmap::map(&disk, &options).map_err(map_error)?;
+        if map.disk_sectors == 0 {
+            let message = format!("{}: is empty: there is no disk to image", source.display());
+            return Err(Failure::new(Exit::Input, message));
+        }
+        disk.zero(&map.zeroed);
+        Ok((disk, map))
+    }
+
+    /// Whether unreadable sectors are tolerated.
+    pub(crate) fn is_rescue(&self) -> bool {
+        self.rescue || self.rescue_map.is_some()
+    }
+
+    /// The file that is read beside the source.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.rescue_map.iter().map(PathBuf::as_path)
+    }
+
+    /// What the map file says, in bytes.
+    fn known_bad(&self, disk: &Disk) -> Result<Vec<Extent>, Failure> {
+        let Some(path) = &self.rescue_map else {
+            return Ok(Vec::new());
+        };
+        let fail = |message: String| Failure::new(Exit::Input, message).context(path.display());
+        let length = fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+        if length.len() > MAP_FILE_MAX {
+            let message = format!(
+                "is longer than {}: not a map file",
+                units::size(MAP_FILE_MAX)
+            );
+            return Err(fail(message));
+        }
+        let text = fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        rescue::parse_map(&text, diskmap::ReadAt::size(disk)).map_err(fail)
+    }
+}
+
+impl ContentName {
+    fn content(self) -> Content {
+        match self {
+            Self::PageFiles => Content::PageFile,
+            Self::Hibernation => Content::Hibernation,
+            Self::Journals => Content::Journal,
+        }
+    }
+}
