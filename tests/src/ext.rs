@@ -109,27 +109,41 @@ impl Ext {
     }
 }
 
-/// A mounted ext4 filesystem; unmounted when dropped.
+/// A mounted filesystem; unmounted when dropped.
 #[derive(Debug)]
 pub struct Mount {
     place: TempDir,
 }
 
 impl Mount {
-    /// Mounts a device in a directory of its own.
+    /// Mounts a device with an ext filesystem in a directory of its own.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn new(device: &Path, flags: MsFlags) -> Result<Self> {
+        Self::of("ext4", device, flags, "")
+    }
+
+    /// Mounts a device with a filesystem of this type, with options of that type, in a directory of its own.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of(kind: &str, device: &Path, flags: MsFlags, options: &str) -> Result<Self> {
         let place = scratch::directory()?;
-        mount(
-            Some(device),
-            place.path(),
-            Some("ext4"),
-            flags,
-            None::<&str>,
-        )
-        .with_context(|| format!("mounting {}", device.display()))?;
+        mount(Some(device), place.path(), Some(kind), flags, Some(options))
+            .with_context(|| format!("mounting {} as {kind}", device.display()))?;
+        Ok(Self { place })
+    }
+
+    /// Mounts by a program of its own (FUSE) which takes options, device and directory.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn by(program: &str, options: &str, device: &Path) -> Result<Self> {
+        let place = scratch::directory()?;
+        let mut command = system(program)?;
+        command.args(["-o", options]).arg(device).arg(place.path());
+        run(command)?.success()?;
         Ok(Self { place })
     }
 

@@ -30,6 +30,26 @@ impl LoopDevice {
         Self::with(file, &["--read-only", "--offset", &offset.to_string()])
     }
 
+    /// Attaches `bytes` bytes of a file from `offset` on, as a disk with sectors of this many bytes.
+    ///
+    /// # Errors
+    /// What `losetup` says.
+    pub fn part(
+        file: &Path,
+        (offset, bytes): (u64, u64),
+        sector_size: u32,
+        read_only: bool,
+    ) -> Result<Self> {
+        let (offset, bytes) = (offset.to_string(), bytes.to_string());
+        let size = sector_size.to_string();
+        let mut options = vec!["--offset", &offset, "--sizelimit", &bytes];
+        options.extend(["--sector-size", &size]);
+        if read_only {
+            options.push("--read-only");
+        }
+        Self::with(file, &options)
+    }
+
     fn with(file: &Path, options: &[&str]) -> Result<Self> {
         sweep()?;
         let mut arguments = vec!["--find", "--show"];
