@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{ext, swap};
+use crate::{ext, fat, swap};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,7 @@ const LUKS: &str = "LUKS encryption";
 pub(crate) const EXT: &str = "ext";
 const LVM: &str = "LVM";
 const SWAP: &str = "swap";
+const FAT: &str = "FAT";
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
@@ -35,6 +36,7 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
     match name {
         EXT => Some(ext::map),
         SWAP => Some(swap::map),
+        FAT => Some(fat::map),
         _ => None,
     }
 }
@@ -43,7 +45,7 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
 type Detector = fn(&Window<'_>) -> Result<Option<u64>, Fault>;
 
 /// What takes more than a few fixed bytes to recognise.
-const DETECTORS: &[(&str, Detector)] = &[(EXT, ext::detect)];
+const DETECTORS: &[(&str, Detector)] = &[(EXT, ext::detect), (FAT, fat::detect)];
 
 /// Signatures at a fixed distance from the start.
 const AT_START: &[(&str, u64, &[u8])] = &[
@@ -53,10 +55,16 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     ("NTFS", 3, b"NTFS    "),
     ("exFAT", 3, b"EXFAT   "),
     ("BitLocker", 3, b"-FVE-FS-"),
+    // "To Go": made up as FAT32, with an identifier of its own.
+    (
+        "BitLocker",
+        424,
+        &[
+            0x3b, 0xd6, 0x67, 0x49, 0x29, 0x2e, 0xd8, 0x4a, 0x83, 0x99, 0xf6, 0xa3, 0x39, 0xe3,
+            0xd0, 0x01,
+        ],
+    ),
     ("APFS", 32, b"NXSB"),
-    ("FAT", 54, b"FAT12   "),
-    ("FAT", 54, b"FAT16   "),
-    ("FAT", 82, b"FAT32   "),
     (LVM, 0, b"LABELONE"),
     (LVM, 512, b"LABELONE"),
     (LVM, 1024, b"LABELONE"),
