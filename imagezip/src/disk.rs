@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chunkfmt::Layout;
 use chunkfmt::relocation::{self, Relocation};
@@ -30,6 +31,8 @@ pub(crate) struct Disk {
     rescue: Option<Rescue>,
     /// Sectors that are not read, sorted and disjoint.
     holes: Vec<Hole>,
+    /// Bytes that could not be read up to now.
+    unreadable: AtomicU64,
 }
 
 /// Sectors that are zeros whatever stands there.
@@ -86,6 +89,7 @@ impl Disk {
             sector_size: 512,
             rescue: None,
             holes: Vec::new(),
+            unreadable: AtomicU64::new(0),
         };
         disk.sector_size = device_sector
             .or(sector_size)
@@ -96,6 +100,11 @@ impl Disk {
     /// Bytes of a logical sector.
     pub(crate) fn sector_size(&self) -> u32 {
         self.sector_size
+    }
+
+    /// Bytes that could not be read up to now, and for which there are zeros.
+    pub(crate) fn unreadable_bytes(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     /// Cuts the disk down to some sectors of it.
@@ -160,6 +169,8 @@ impl Disk {
             self.read_sectors(now, region.first, &mut bad)?;
             rest = later;
         }
+        let bytes: u64 = bad.iter().map(|extent| extent.count * sector_size).sum();
+        self.unreadable.fetch_add(bytes, Ordering::Relaxed);
         if bad.len() > BAD_MAX {
             bad.dedup_by(|next, last| {
                 let same = layout
@@ -172,14 +183,13 @@ impl Disk {
                 same
             });
         }
-        let sector_size = self.sector_size;
         layout
             .relocations
             .extend(bad.into_iter().map(|extent| Relocation {
                 kind: relocation::UNREADABLE,
                 offset: 0,
                 sector: extent.first,
-                size: extent.count * u64::from(sector_size),
+                size: extent.count * sector_size,
             }));
         Ok(())
     }

@@ -90,14 +90,18 @@ impl Rescue {
 /// # Errors
 /// A sentence about the line that is wrong.
 pub(crate) fn parse_map(text: &str, size: u64) -> Result<Vec<Extent>, String> {
-    let lines = text.lines().enumerate().filter_map(|(index, line)| {
+    let mut lines = text.lines().enumerate().filter_map(|(index, line)| {
         let line = line.split('#').next().unwrap_or_default().trim();
         (!line.is_empty()).then_some((index + 1, line))
     });
-    // The first line is where ddrescue was.
-    let mut lines = lines.peekable();
-    if lines.next().is_none() {
-        return Err("is empty: not a map file of ddrescue".into());
+    // The first line is where ddrescue was, and what it did there.
+    let is_status = |line: &str| {
+        let mut words = line.split_whitespace();
+        words.next().and_then(parse_number).is_some()
+            && matches!(words.next(), Some("?" | "*" | "/" | "-" | "F" | "G" | "+"))
+    };
+    if !lines.next().is_some_and(|(_, line)| is_status(line)) {
+        return Err("is not a map file of ddrescue".into());
     }
     let mut bad = Vec::new();
     let mut position = None;
@@ -180,6 +184,7 @@ mod tests {
         for text in [
             "",
             "# nothing\n",
+            "a list\n0 1 +\n",
             "0 +\n0 1\n",
             "0 +\n0 1 + x\n",
             "0 +\n0 1 ok\n",

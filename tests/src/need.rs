@@ -17,6 +17,8 @@ pub enum Need {
     Netns,
     /// A program.
     Tool(&'static str),
+    /// A file, such as a device.
+    File(&'static str),
 }
 
 /// Whether everything in `needs` is there. If not, says what is missing.
@@ -58,6 +60,10 @@ impl Need {
             Self::Netns => root()
                 .or_else(|| Self::Tool("ip").missing())
                 .or_else(|| Self::Tool("nft").missing()),
+            Self::File(path) => {
+                let there = std::path::Path::new(path).exists();
+                (!there).then(|| format!("needs {path}"))
+            }
             Self::Tool(name) => packages::find(name)
                 .is_none()
                 .then(|| format!("needs {name} (Debian package {})", packages::package(name))),

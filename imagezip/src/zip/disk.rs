@@ -56,6 +56,7 @@ impl Cli {
             output,
             progress: &progress,
             interrupt,
+            disk: Some(&disk),
         };
         run.write(plan(&map, shape.chunk_size), makers)
     }

@@ -103,6 +103,7 @@ impl Cli {
             output,
             progress: &progress,
             interrupt,
+            disk: None,
         };
         thread::scope(|scope| {
             // It ends when `recut` is gone.

@@ -143,6 +143,7 @@ impl Cli {
             output,
             progress: &progress,
             interrupt,
+            disk: None,
         };
         run.write(source, makers)
     }

@@ -5,9 +5,9 @@ use frisbee_cli::progress::Progress;
 use frisbee_cli::{Failure, Interrupt, units};
 use serde_json::json;
 
-use crate::Error;
 use crate::create::{Maker, Source, Summary, create};
 use crate::output::Output;
+use crate::{Disk, Error};
 
 /// An image about to be written.
 pub(super) struct Run<'a> {
@@ -15,6 +15,8 @@ pub(super) struct Run<'a> {
     pub(super) output: Output,
     pub(super) progress: &'a Progress,
     pub(super) interrupt: &'a Interrupt,
+    /// The disk that is imaged, if one is.
+    pub(super) disk: Option<&'a Disk>,
 }
 
 impl Run<'_> {
@@ -44,7 +46,8 @@ impl Run<'_> {
         });
         match made {
             Ok(summary) => {
-                report(self.progress, &image, self.sealer, summary);
+                let unreadable = self.disk.map_or(0, Disk::unreadable_bytes);
+                report(self.progress, &image, self.sealer, summary, unreadable);
                 Ok(())
             }
             Err(error) => {
@@ -61,7 +64,13 @@ impl Run<'_> {
     }
 }
 
-fn report(progress: &Progress, image: &str, sealer: &Sealer, summary: Summary) {
+fn report(progress: &Progress, image: &str, sealer: &Sealer, summary: Summary, unreadable: u64) {
+    if unreadable > 0 {
+        progress.line(&format!(
+            "imagezip: {image}: warning: {} could not be read: zeros stand for them, and the image says where",
+            units::size(unreadable)
+        ));
+    }
     let time = progress.elapsed();
     let header = sealer.header();
     let left_out = match header.base {
@@ -85,6 +94,7 @@ fn report(progress: &Progress, image: &str, sealer: &Sealer, summary: Summary) {
         "uuid": header.uuid().to_string(), "epoch": header.epoch(), "chunks": summary.chunks,
         "plain_bytes": summary.plain_bytes, "image_bytes": summary.image_bytes,
         "left_out_chunks": summary.left_out_chunks, "left_out_bytes": summary.left_out_bytes,
+        "unreadable_bytes": unreadable,
     });
     progress.finish(&line, fields);
 }
