@@ -10,6 +10,7 @@
 pub mod age;
 pub mod bombs;
 pub mod chunk;
+pub mod disk;
 pub mod flips;
 pub mod forge;
 pub mod header;
@@ -24,7 +25,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 12] = [
     ("header", header::feed),
     ("chunk", chunk::feed),
     ("layout", layout::feed),
@@ -33,4 +34,8 @@ pub const TARGETS: [Target; 8] = [
     ("keys", keys::feed),
     ("age", age::feed),
     ("ndz", ndz::feed),
+    ("table", disk::table),
+    ("ext", disk::ext),
+    ("fat", disk::fat),
+    ("swap", disk::swap),
 ];

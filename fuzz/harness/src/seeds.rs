@@ -26,6 +26,7 @@ pub fn all() -> Vec<Seed> {
         keys(),
         wrapped(),
         emulab(),
+        crate::disk::seeds(),
     ]
     .concat()
 }

@@ -49,7 +49,9 @@ macro_rules! replay {
     };
 }
 
-replay!(header, chunk, layout, manifest, image, keys, age, ndz);
+replay!(
+    header, chunk, layout, manifest, image, keys, age, ndz, table, ext, fat, swap
+);
 
 /// The seeds in the repository are those that `examples/seeds.rs` writes; wrapped keys are random.
 #[test]
