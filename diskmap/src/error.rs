@@ -153,6 +153,17 @@ pub enum Incompatible {
     /// A GPT entry of an unusual size.
     #[error("GPT entries of {0} bytes are not supported")]
     GptEntrySize(u32),
+    /// A GPT of a disk that was enlarged since.
+    #[error(
+        "the backup GPT stands in sector {sector}, not in the last one, {last}; if the disk was \
+         enlarged, \"sgdisk --move-second-header\" puts it there"
+    )]
+    GptBackupMisplaced {
+        /// Where it is.
+        sector: u64,
+        /// Where it should be.
+        last: u64,
+    },
     /// The free space is in too many pieces to list them all.
     #[error("free space in more than {0} pieces")]
     TooManyFreeRuns(usize),
@@ -330,6 +341,10 @@ pub enum Effect {
     BackupUsed,
     /// The backup GPT is of no use; the primary one was used.
     PrimaryUsed,
+    /// The two GPTs are intact but differ; the partitions that differ are copied raw.
+    DifferencesRaw,
+    /// The map is as it should be.
+    NoneLost,
     /// Partitions further down the chain are not seen; their sectors are saved.
     ChainCut,
     /// The shortest free runs are saved too.
@@ -343,6 +358,8 @@ impl fmt::Display for Effect {
             Self::RawPartition => "the partition is copied raw",
             Self::BackupUsed => "the backup GPT is used",
             Self::PrimaryUsed => "the backup GPT is damaged, the primary one is used",
+            Self::DifferencesRaw => "the partitions that differ are copied raw",
+            Self::NoneLost => "nothing else has to be saved for that",
             Self::ChainCut => "the rest of the extended partition is copied raw",
             Self::ShortRunsSaved => "the shortest of them are copied too",
         })

@@ -93,6 +93,7 @@ pub(crate) fn read(disk: &Window<'_>, lba: u64, sector_size: u32) -> Result<Gpt,
     if CRC.checksum(&table) != header.entries_crc32.get() {
         return Err(disk.fault(entries_at, Corrupt::GptEntriesChecksum));
     }
+    let usable = Extent::between(first_usable, last_usable.saturating_add(1));
     let stride = usize::try_from(entry_size).map_err(|_| bad("entries"))?;
     let entries = (1..)
         .zip(table.chunks_exact(stride))
@@ -104,7 +105,7 @@ pub(crate) fn read(disk: &Window<'_>, lba: u64, sector_size: u32) -> Result<Gpt,
                 last: raw.ending_lba.get(),
                 name: name(&raw.name),
                 type_id: guid(&raw.type_guid),
-                container: None,
+                container: usable,
             })
         });
     Ok(Gpt {
@@ -123,10 +124,15 @@ pub(crate) fn read(disk: &Window<'_>, lba: u64, sector_size: u32) -> Result<Gpt,
     })
 }
 
-/// Whether an intact header stands at sector 1 of a disk with this sector size.
-pub(crate) fn has_primary_header(source: &dyn ReadAt, sector_size: u32) -> bool {
+/// Whether an intact header stands in sector 1 or in the last one of a disk with this sector size.
+pub(crate) fn has_header(source: &dyn ReadAt, sector_size: u32) -> bool {
     let disk = Window::disk(source);
-    read_header(&disk, sector_size.into(), sector_size).is_ok_and(|header| header.my_lba.get() == 1)
+    let size = u64::from(sector_size);
+    let sectors = disk.len().checked_div(size).unwrap_or(0);
+    [1, sectors.saturating_sub(1)].into_iter().any(|lba| {
+        read_header(&disk, lba.saturating_mul(size), sector_size)
+            .is_ok_and(|header| header.my_lba.get() == lba)
+    })
 }
 
 /// The header at byte `at`, its signature, revision, size and CRC checked.

@@ -89,6 +89,9 @@ pub struct DiskMap {
     pub disk_sectors: u64,
     /// The partition table that was found and used.
     pub table: TableKind,
+    /// Whether sector 0 names partitions beside those of the GPT (a hybrid MBR). The GPT was
+    /// followed; what only the MBR names is saved.
+    pub hybrid: bool,
     /// The partitions in the order of the table. Without a table one of number 0, the whole
     /// disk; none if nothing was parsed.
     pub partitions: Vec<Partition>,
@@ -123,6 +126,7 @@ pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
     };
     let Found {
         table,
+        hybrid,
         reserved,
         mut partitions,
         spared: Spared {
@@ -141,7 +145,8 @@ pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
             return Err(Error::NoPartition(number));
         }
     }
-    if let (true, Some(warning)) = (options.strict, warnings.first()) {
+    let harmful = |warning: &&Warning| warning.effect != Effect::NoneLost;
+    if let (true, Some(warning)) = (options.strict, warnings.iter().find(harmful)) {
         return Err(warning.clone().into());
     }
     let free = subtract(free.runs(), &normalize(reserved));
@@ -154,6 +159,7 @@ pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
         sector_size,
         disk_sectors,
         table,
+        hybrid,
         partitions,
         saved,
         zeroed,
@@ -194,10 +200,11 @@ pub fn locate(source: &dyn ReadAt, sector_size: u32, number: u32) -> Result<Exte
     }
 }
 
-/// The sector size of the disk behind an image file: 4096 if an intact GPT header stands where
-/// only such a disk has one, else 512.
+/// The sector size of the disk behind an image file: 4096 if an intact GPT header, the primary or
+/// that in the last sector, stands where only such a disk has one, else 512. An MBR looks the same
+/// with either.
 pub fn detect_sector_size(source: &dyn ReadAt) -> u32 {
-    let is_4k = gpt::has_primary_header(source, 4096) && !gpt::has_primary_header(source, 512);
+    let is_4k = gpt::has_header(source, 4096) && !gpt::has_header(source, 512);
     if is_4k { 4096 } else { 512 }
 }
 
@@ -205,6 +212,7 @@ pub fn detect_sector_size(source: &dyn ReadAt) -> u32 {
 #[derive(Default)]
 struct Found {
     table: TableKind,
+    hybrid: bool,
     /// Sectors of the tables; never free, whatever a filesystem says.
     reserved: Vec<Extent>,
     partitions: Vec<Partition>,
@@ -234,6 +242,7 @@ fn look(source: &dyn ReadAt, options: &Options, whole: Extent) -> Result<Found, 
         kind,
         mut slices,
         reserved,
+        hybrid,
         warnings,
     } = match checked {
         Ok(table) => table,
@@ -277,6 +286,7 @@ fn look(source: &dyn ReadAt, options: &Options, whole: Extent) -> Result<Found, 
     }
     Ok(Found {
         table: kind,
+        hybrid,
         reserved,
         partitions: partitions.collect(),
         spared,

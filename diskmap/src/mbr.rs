@@ -3,6 +3,7 @@
 //! Source: the layout described in the UEFI specification 2.10, section 5.2, and for the chain
 //! the behaviour of the Linux kernel (`block/partitions/msdos.c`). A chain that loops, leaves
 //! its container or is too long ends there; what it would have named lies in a gap and is saved.
+//! Partitions are numbered as the kernel does it, since users name them by these numbers.
 
 #![warn(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
@@ -17,6 +18,8 @@ use crate::table::Entry;
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 const TYPE_PROTECTIVE: u8 = 0xee;
 const MAX_LOGICAL: u32 = 256;
+/// Boot records in a row without a logical partition; the kernel gives up after as many.
+const MAX_EMPTY_RECORDS: u32 = 100;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -38,8 +41,9 @@ struct Slot {
 }
 
 impl Slot {
+    /// A slot without a type is a partition to the kernel and to libblkid if it has a size.
     fn is_used(&self) -> bool {
-        self.os_type != 0 && self.count.get() != 0
+        self.count.get() != 0
     }
 
     /// CHS, LBA and Linux flavours of an extended partition.
@@ -71,16 +75,27 @@ pub(crate) struct Partitions {
 }
 
 impl Mbr {
-    /// Reads sector 0; `None` if it holds no partition table. Boot sectors of FAT and NTFS
-    /// end in the same two bytes; their code rarely looks like four boot indicators, and what
-    /// does is told by its signature (see `signature`).
+    /// Reads sector 0; `None` if it holds no partition table.
     pub(crate) fn read(disk: &Window<'_>) -> Result<Option<Self>, Fault> {
-        Ok(slots(disk, 0)?.map(Self))
+        let is_table = |slots: &[Slot; 4]| {
+            let mut indicators = slots.iter().map(|slot| slot.boot_indicator);
+            indicators.all(|indicator| matches!(indicator, 0 | 0x80))
+        };
+        Ok(slots(disk, 0)?.filter(is_table).map(Self))
     }
 
-    /// Whether the disk says that its table is a GPT.
+    /// Whether the disk says that its table is a GPT, in whichever slot.
     pub(crate) fn is_protective(&self) -> bool {
         self.0.iter().any(|slot| slot.os_type == TYPE_PROTECTIVE)
+    }
+
+    /// What a hybrid MBR names beside the GPT.
+    pub(crate) fn beside_gpt(&self) -> Vec<Extent> {
+        let others = self
+            .0
+            .iter()
+            .filter(|slot| slot.is_used() && slot.os_type != 0 && slot.os_type != TYPE_PROTECTIVE);
+        others.map(|slot| slot.extent(0)).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -105,6 +120,10 @@ impl Mbr {
         let mut number = 5;
         for container in found.containers.clone() {
             number = found.follow(disk, sector_size, container, number)?;
+            if !found.cuts.is_empty() {
+                // The numbers of what follows would be wrong.
+                break;
+            }
         }
         Ok(found)
     }
@@ -119,14 +138,17 @@ impl Partitions {
         container: Extent,
         mut number: u32,
     ) -> Result<u32, Fault> {
-        let mut next = Some(container.first);
-        while let Some(sector) = next.take() {
+        // The part of the container that the record describes, which begins with the record.
+        let mut next = Some(container);
+        let mut empty_records = 0_u32;
+        while let Some(part) = next.take() {
+            let sector = part.first;
             let at = sector.saturating_mul(sector_size.into());
             let record = Extent {
                 first: sector,
                 count: 1,
             };
-            let problem = if number >= MAX_LOGICAL {
+            let problem = if number >= MAX_LOGICAL || empty_records >= MAX_EMPTY_RECORDS {
                 Some("is too long")
             } else if !container.covers(&record) || !disk.contains(at, sector_size.into()) {
                 Some("leaves the extended partition")
@@ -146,15 +168,23 @@ impl Partitions {
                 break;
             };
             self.reserved.push(record);
+            empty_records = empty_records.saturating_add(1);
             // Data slots count from this record, the link from the start of the container.
-            for slot in slots.iter().filter(|slot| slot.is_used()) {
+            for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.is_used()) {
                 if slot.is_extended() {
-                    next = next.or(Some(slot.extent(container.first).first));
-                } else {
-                    self.entries
-                        .push(entry(number, slot, sector, Some(container)));
-                    number = number.saturating_add(1);
+                    next = next.or(Some(slot.extent(container.first)));
+                    continue;
                 }
+                // OS/2 uses all four slots, others leave garbage in the last two.
+                let extent = slot.extent(sector);
+                let reach = u64::from(slot.start.get()).saturating_add(slot.count.get().into());
+                if index >= 2 && (reach > part.count || !container.covers(&extent)) {
+                    continue;
+                }
+                self.entries
+                    .push(entry(number, slot, sector, Some(container)));
+                number = number.saturating_add(1);
+                empty_records = 0;
             }
         }
         Ok(number)
@@ -175,15 +205,11 @@ fn entry(number: u32, slot: &Slot, base: u64, container: Option<Extent>) -> Entr
     }
 }
 
+/// The slots of a boot record; `None` if it is none.
 fn slots(disk: &Window<'_>, at: u64) -> Result<Option<[Slot; 4]>, Fault> {
     if !disk.contains(at, 512) {
         return Ok(None);
     }
     let sector: RawSector = disk.read_struct(at)?;
-    let valid = sector.signature == SIGNATURE
-        && sector
-            .slots
-            .iter()
-            .all(|slot| matches!(slot.boot_indicator, 0 | 0x80));
-    Ok(valid.then_some(sector.slots))
+    Ok((sector.signature == SIGNATURE).then_some(sector.slots))
 }

@@ -26,6 +26,8 @@ pub(crate) const EXT: &str = "ext";
 const LVM: &str = "LVM";
 const SWAP: &str = "swap";
 const FAT: &str = "FAT";
+/// What begins with a boot sector that ends in the same two bytes as a partition table.
+pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, "NTFS", "exFAT", "BitLocker", "ReFS"];
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];

@@ -7,12 +7,14 @@
 //! The choice follows the Linux kernel: sector 0 decides. A GPT counts only behind a protective
 //! entry. Where two readings of the disk are possible, neither is trusted.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::error::{Cause, Corrupt, Effect, Fault, Incompatible, Place, Warning};
 use crate::extent::Extent;
-use crate::gpt::{self, Gpt};
+use crate::gpt;
 use crate::mbr::Mbr;
+use crate::signature::{self, Signature};
 use crate::source::Window;
 
 /// The partition table of a disk.
@@ -68,22 +70,28 @@ pub(crate) struct Table {
     pub(crate) slices: Vec<Slice>,
     /// Sectors of the tables themselves; never free, whatever a filesystem says.
     pub(crate) reserved: Vec<Extent>,
+    /// Whether an MBR names partitions beside a GPT.
+    pub(crate) hybrid: bool,
     pub(crate) warnings: Vec<Warning>,
 }
 
 /// Reads the table of a disk. A finding that leaves no trustworthy table is a [`Fault`].
 pub(crate) fn read(disk: &Window<'_>, sector_size: u32) -> Result<Table, Fault> {
     let sectors = disk.len() / u64::from(sector_size);
-    let mut table = Table {
-        kind: TableKind::None,
-        slices: Vec::new(),
-        reserved: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut table = Table::default();
+    table.reserved.push(Extent { first: 0, count: 1 });
     let mbr = Mbr::read(disk)?;
-    if mbr.as_ref().is_some_and(Mbr::is_protective) {
-        let entries = table.read_gpt(disk, sector_size, sectors)?;
-        table.add(entries, &[], sectors, sector_size);
+    if let Some(mbr) = mbr.as_ref().filter(|mbr| mbr.is_protective()) {
+        let beside = mbr.beside_gpt();
+        table.hybrid = !beside.is_empty();
+        let (entries, backup) = table.read_gpt(disk, sector_size, sectors)?;
+        table.add(entries, &[], sectors);
+        if let Some(backup) = backup {
+            table.compare(disk, &backup, sectors, sector_size);
+        }
+        table.mark_overlaps();
+        table.mark_beside(&beside);
+        table.warn_untrusted(sector_size);
         return Ok(table);
     }
     // An intact GPT that sector 0 does not announce: stale, or sector 0 was overwritten.
@@ -99,39 +107,133 @@ pub(crate) fn read(disk: &Window<'_>, sector_size: u32) -> Result<Table, Fault> 
         for cut in found.cuts {
             table.warn(cut, Effect::ChainCut)?;
         }
-        table.add(found.entries, &found.containers, sectors, sector_size);
+        table.add(found.entries, &found.containers, sectors);
+        table.mark_overlaps();
+        table.warn_untrusted(sector_size);
+        table.check_boot_sector(disk)?;
     }
     Ok(table)
 }
 
 impl Table {
-    /// The primary GPT, or the backup in the last sector if the primary is damaged.
+    /// The entries of the primary GPT, or of the backup in the last sector if the primary is
+    /// damaged, and those of the backup if both are intact.
     fn read_gpt(
         &mut self,
         disk: &Window<'_>,
         sector_size: u32,
         sectors: u64,
-    ) -> Result<Vec<Entry>, Fault> {
+    ) -> Result<(Vec<Entry>, Option<Vec<Entry>>), Fault> {
         self.kind = TableKind::Gpt;
-        self.reserved.push(Extent { first: 0, count: 1 });
         let end = sectors.saturating_sub(1);
         let primary = match gpt::read(disk, 1, sector_size) {
             Ok(primary) => primary,
+            Err(Fault::Io(error)) => return Err(Fault::Io(error)),
             Err(damage) => {
-                let Ok(backup) = gpt::read(disk, end, sector_size) else {
-                    return Err(damage);
+                let backup = match gpt::read(disk, end, sector_size) {
+                    Ok(backup) => backup,
+                    Err(Fault::Io(error)) => return Err(Fault::Io(error)),
+                    Err(Fault::Found { .. }) => return Err(damage),
                 };
                 self.warn(damage, Effect::BackupUsed)?;
                 self.reserved.extend(backup.reserved);
-                return Ok(backup.entries);
+                // Where the primary stood, and whoever repairs it will put it again.
+                self.reserved.push(Extent { first: 1, count: 1 });
+                return Ok((backup.entries, None));
             }
         };
-        match gpt::read(disk, primary.alternate_lba, sector_size) {
-            Ok(Gpt { reserved, .. }) => self.reserved.extend(reserved),
-            Err(damage) => self.warn(damage, Effect::PrimaryUsed)?,
-        }
         self.reserved.extend(primary.reserved);
-        Ok(primary.entries)
+        let alternate = primary.alternate_lba;
+        if alternate <= 1 {
+            let header = disk.fault(sector_size.into(), Corrupt::GptField("alternate_lba"));
+            self.warn(header, Effect::PrimaryUsed)?;
+            return Ok((primary.entries, None));
+        }
+        let backup = match gpt::read(disk, alternate, sector_size) {
+            Ok(backup) => backup,
+            Err(damage) => {
+                self.warn(damage, Effect::PrimaryUsed)?;
+                return Ok((primary.entries, None));
+            }
+        };
+        self.reserved.extend(backup.reserved);
+        if alternate != end {
+            let at = alternate.saturating_mul(sector_size.into());
+            let kind = Incompatible::GptBackupMisplaced {
+                sector: alternate,
+                last: end,
+            };
+            self.warn(disk.fault(at, kind), Effect::NoneLost)?;
+        }
+        Ok((primary.entries, Some(backup.entries)))
+    }
+
+    /// Distrusts the partitions of the primary GPT that are not the same in the backup: a tool
+    /// that was interrupted between writing them, and nobody knows which is true.
+    fn compare(&mut self, disk: &Window<'_>, backup: &[Entry], sectors: u64, sector_size: u32) {
+        let mut other = Self::default();
+        other.add(backup.to_vec(), &[], sectors);
+        let key = |slice: &Slice| (slice.number, slice.extent);
+        let same = self.slices.len() == other.slices.len()
+            && self
+                .slices
+                .iter()
+                .zip(&other.slices)
+                .all(|(one, other)| key(one) == key(other));
+        if same {
+            return;
+        }
+        let known: BTreeSet<_> = other.slices.iter().map(key).collect();
+        for slice in &mut self.slices {
+            if !known.contains(&key(slice)) {
+                slice.untrusted.get_or_insert(Corrupt::Structure {
+                    structure: "partition",
+                    problem: "is not the same in the backup GPT",
+                });
+            }
+        }
+        let kind = Corrupt::Structure {
+            structure: "backup GPT",
+            problem: "lists other partitions than the primary one",
+        };
+        self.warnings.push(Warning {
+            place: Place {
+                partition: None,
+                offset: disk.on_disk(sector_size.into()),
+            },
+            cause: kind.into(),
+            effect: Effect::DifferencesRaw,
+        });
+    }
+
+    /// Distrusts what a hybrid MBR cuts otherwise than the GPT: a system that goes by the MBR
+    /// has a filesystem of its own there.
+    fn mark_beside(&mut self, beside: &[Extent]) {
+        for slice in &mut self.slices {
+            let other = |slot: &Extent| *slot != slice.extent && slot.overlaps(&slice.extent);
+            if beside.iter().any(other) {
+                slice.untrusted.get_or_insert(Corrupt::PartitionOverlap);
+            }
+        }
+    }
+
+    /// Refuses the table in a sector 0 that is also the boot sector of a filesystem, unless the
+    /// table says that this filesystem is its partition.
+    fn check_boot_sector(&self, disk: &Window<'_>) -> Result<(), Fault> {
+        if self.slices.iter().any(|slice| slice.extent.first == 0) {
+            return Ok(());
+        }
+        let claims = signature::find(disk)?;
+        let is_boot_sector = |claim: &&Signature| {
+            claim.offset < 512 && signature::WITH_BOOT_SECTOR.contains(&claim.name)
+        };
+        match claims.iter().find(is_boot_sector).map(|claim| claim.name) {
+            Some(second) => {
+                let first = "a partition table";
+                Err(disk.fault(0, Incompatible::Ambiguous { first, second }))
+            }
+            None => Ok(()),
+        }
     }
 
     fn warn(&mut self, fault: Fault, effect: Effect) -> Result<(), Fault> {
@@ -140,8 +242,8 @@ impl Table {
         Ok(())
     }
 
-    /// Takes over the entries that lie inside the disk and marks those that share sectors.
-    fn add(&mut self, entries: Vec<Entry>, containers: &[Extent], sectors: u64, sector_size: u32) {
+    /// Takes over the entries, cut off at the end of the disk, and marks those that lie outside.
+    fn add(&mut self, entries: Vec<Entry>, containers: &[Extent], sectors: u64) {
         let disk = Extent {
             first: 0,
             count: sectors,
@@ -182,7 +284,34 @@ impl Table {
                 untrusted,
             });
         }
-        mark_overlaps(&mut self.slices);
+    }
+
+    /// Marks every slice that shares a sector with another one.
+    fn mark_overlaps(&mut self) {
+        let slices = &mut self.slices;
+        let mut order: Vec<usize> = (0..slices.len()).collect();
+        order.sort_by_key(|&index| slices[index].extent);
+        // The slice that reaches furthest so far: whoever begins before its end overlaps it.
+        let mut furthest: Option<usize> = None;
+        for index in order {
+            let extent = slices[index].extent;
+            if let Some(other) = furthest {
+                if slices[other].extent.overlaps(&extent) {
+                    for index in [index, other] {
+                        slices[index]
+                            .untrusted
+                            .get_or_insert(Corrupt::PartitionOverlap);
+                    }
+                }
+                if slices[other].extent.end() >= extent.end() {
+                    continue;
+                }
+            }
+            furthest = Some(index);
+        }
+    }
+
+    fn warn_untrusted(&mut self, sector_size: u32) {
         for slice in &self.slices {
             if let Some(kind) = &slice.untrusted {
                 let offset = slice.extent.first.saturating_mul(sector_size.into());
@@ -196,29 +325,5 @@ impl Table {
                 });
             }
         }
-    }
-}
-
-/// Marks every slice that shares a sector with another one.
-fn mark_overlaps(slices: &mut [Slice]) {
-    let mut order: Vec<usize> = (0..slices.len()).collect();
-    order.sort_by_key(|&index| slices[index].extent);
-    // The slice that reaches furthest so far: whoever begins before its end overlaps it.
-    let mut furthest: Option<usize> = None;
-    for index in order {
-        let extent = slices[index].extent;
-        if let Some(other) = furthest {
-            if slices[other].extent.overlaps(&extent) {
-                for index in [index, other] {
-                    slices[index]
-                        .untrusted
-                        .get_or_insert(Corrupt::PartitionOverlap);
-                }
-            }
-            if slices[other].extent.end() >= extent.end() {
-                continue;
-            }
-        }
-        furthest = Some(index);
     }
 }
