@@ -4,10 +4,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use common::{FileSource, check, dumpe2fs_free, free, has_tool, is_root, make_ext, map, run, skip};
-use diskmap::TableKind;
+use diskmap::{Content, Options, TableKind};
 
 /// Maps the filesystem in a file and compares with dumpe2fs, sector by sector.
 fn compare(path: &Path) -> &'static str {
@@ -234,4 +235,100 @@ fn the_kernel_fills_and_empties_it() {
         assert_eq!(mounted.warnings.len(), 1);
         compare(&path);
     }
+}
+
+/// What debugfs says of the journal's blocks.
+fn journal_blocks(path: &Path) -> String {
+    run(&format!("debugfs -f - {}", path.display()), "blocks <8>\n")
+}
+
+/// The journal's blocks but the first are what debugfs lists, and the filesystem is sound without.
+#[test]
+fn an_empty_journal_can_be_left_out() {
+    if !["mke2fs", "debugfs", "e2fsck"]
+        .iter()
+        .all(|tool| has_tool(tool))
+    {
+        return;
+    }
+    for (options, is_told) in [
+        ("-t ext4", true),
+        ("-t ext4 -b 1024 -J size=40", true),
+        ("-t ext4 -O ^metadata_csum,bigalloc -J size=64", true),
+        ("-t ext4 -J size=512", true),
+        // Its map is no extents.
+        ("-t ext3", false),
+        ("-t ext2", false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        make_ext(&path, 2000 << 20, &format!("-L golden {options}"));
+        let with = Options {
+            exclude: [Content::Journal].into(),
+            ..Options::default()
+        };
+        let map = diskmap::map(&FileSource::open(&path), &with).unwrap();
+        check(&map);
+        let all = common::map(&FileSource::open(&path));
+        assert_eq!(
+            (map.saved, all.zeroed),
+            (all.saved, Vec::new()),
+            "{options}"
+        );
+        assert_eq!(!map.zeroed.is_empty(), is_told, "{options}");
+        if !is_told {
+            continue;
+        }
+        let filesystem = map.partitions[0].contents.filesystem.as_ref().unwrap();
+        let sectors = u64::from(filesystem.block_size / 512);
+        let list = journal_blocks(&path);
+        let blocks: Vec<u64> = list
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let zeroed: BTreeSet<u64> = map
+            .zeroed
+            .iter()
+            .flat_map(|run| (run.first..run.end()).step_by(usize::try_from(sectors).unwrap()))
+            .map(|sector| sector / sectors)
+            .collect();
+        // Besides the journal's own superblock at most the block that maps it stays.
+        let kept: Vec<u64> = blocks
+            .iter()
+            .copied()
+            .filter(|block| !zeroed.contains(block))
+            .collect();
+        assert_eq!(kept.first(), blocks.first(), "{options}");
+        assert!(kept.len() <= 2, "{options}: {kept:?}");
+        assert_eq!(zeroed.len() + kept.len(), blocks.len(), "{options}");
+        for run in &map.zeroed {
+            let bytes = vec![0; usize::try_from(run.count * 512).unwrap()];
+            common::tables::patch(&path, run.first * 512, &bytes);
+        }
+        run(&format!("e2fsck -fn {}", path.display()), "");
+    }
+}
+
+/// What a running system has in its journal is not left out.
+#[test]
+fn a_journal_that_is_needed_stays() {
+    if !has_tool("mke2fs") || !has_tool("debugfs") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("disk");
+    make_ext(&path, 200 << 20, "-t ext4 -b 4096");
+    // s_start of the journal's superblock, which begins at the first of its blocks.
+    let list = journal_blocks(&path);
+    let first: u64 = list
+        .split_whitespace()
+        .find_map(|word| word.parse().ok())
+        .unwrap();
+    common::tables::patch(&path, first * 4096 + 0x1c, &[0, 0, 0, 1]);
+    let with = Options {
+        exclude: [Content::Journal].into(),
+        ..Options::default()
+    };
+    let map = diskmap::map(&FileSource::open(&path), &with).unwrap();
+    assert_eq!(map.zeroed, []);
 }

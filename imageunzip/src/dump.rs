@@ -12,10 +12,11 @@ use chunkfmt::{
 };
 use clap::Parser;
 use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions};
-use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
+use frisbee_cli::{Exit, Failure, Interrupt, exit, say, units};
 use serde_json::{Value, json};
 
 use crate::legacy;
+use crate::report::Unreadable;
 use crate::source::{Source, read_all};
 
 const EXAMPLES: &str = "Examples:
@@ -122,6 +123,7 @@ impl Cli {
             None
         };
         let (mut rows, mut layout, mut data) = (Vec::new(), Layout::default(), Vec::new());
+        let mut unreadable = Unreadable::default();
         let manifest = read_all(&mut reader, Vec::new, |index, mut chunk| {
             interrupt.check("nothing was changed")?;
             let found = context.verify_chunk(&chunk, index)?;
@@ -135,6 +137,7 @@ impl Cli {
                         &mut layout,
                         &mut data,
                     )?;
+                    unreadable.add(&layout, header.sector_size.into());
                     let regions = if self.ranges || self.json {
                         layout.regions.clone()
                     } else {
@@ -161,9 +164,13 @@ impl Cli {
         }
         print(|out| {
             if self.json {
-                let document = self.document(&context, &manifest.head, &rows);
+                let mut document = self.document(&context, &manifest.head, &rows);
+                document["unreadable"] = unreadable.ranges();
                 writeln!(out, "{document:#}")
             } else {
+                if let Some(warning) = unreadable.warning() {
+                    say(&format!("imagedump: {warning}"));
+                }
                 self.text(out, &context, &manifest.head, &rows)
             }
         })

@@ -56,6 +56,11 @@ impl Unreadable {
         }
     }
 
+    /// First sector and number of sectors, of the first thousand ranges, as JSON.
+    pub(crate) fn ranges(&self) -> Value {
+        json!(self.ranges)
+    }
+
     /// The warning about them, if there are any.
     pub fn warning(&self) -> Option<String> {
         if self.bytes == 0 {
@@ -64,7 +69,7 @@ impl Unreadable {
         let mut ranges = self.ranges.clone();
         ranges.sort_unstable();
         let mut text = format!(
-            "warning: {} could not be read when the image was made and are zeros now, sectors ",
+            "warning: {} could not be read when the image was made and are zeros in it, sectors ",
             units::size(self.bytes)
         );
         for (index, (first, sectors)) in ranges.iter().take(RANGES_SHOWN).enumerate() {
@@ -107,7 +112,7 @@ impl Report {
         json!({
             "chunks": self.chunks, "kept_chunks": self.kept_chunks, "plain_bytes": self.plain_bytes,
             "free_bytes": self.free_bytes, "unreadable_bytes": self.unreadable.bytes,
-            "unreadable": self.unreadable.ranges,
+            "unreadable": self.unreadable.ranges(),
         })
     }
 }

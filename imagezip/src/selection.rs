@@ -43,7 +43,7 @@ pub(crate) struct Selection {
     /// Save every sector of partition N; may be repeated
     #[arg(long, value_name = "N", conflicts_with_all = ["from", "raw"])]
     raw_partition: Vec<u32>,
-    /// Leave out contents that are in use: page-files and hibernation (of Windows), journals (clean ones of ext3 and
+    /// Leave out contents that are in use: page-files and hibernation (of Windows), journals (clean ones of
     /// ext4); may be repeated. Swap areas of Linux are left out in any case
     #[arg(long, value_name = "CONTENTS", value_enum, value_delimiter = ',', conflicts_with_all = ["from", "raw"])]
     exclude: Vec<ContentName>,
@@ -89,15 +89,16 @@ impl Selection {
             let extent = diskmap::locate(&disk, disk.sector_size(), number).map_err(map_error)?;
             disk.narrow(extent);
         }
-        let mut options = Options::default();
-        options.strict = self.strict;
-        options.raw = self.raw;
-        options.sector_size = disk.sector_size();
-        options.partition = self.partition.is_some();
-        options.skip.extend(&self.skip_partition);
-        options.raw_partitions.extend(&self.raw_partition);
-        options.exclude = self.exclude.iter().map(|name| name.content()).collect();
-        options.rescue = self.is_rescue();
+        let options = Options {
+            strict: self.strict,
+            raw: self.raw,
+            sector_size: disk.sector_size(),
+            partition: self.partition.is_some(),
+            skip: self.skip_partition.iter().copied().collect(),
+            raw_partitions: self.raw_partition.iter().copied().collect(),
+            exclude: self.exclude.iter().map(|name| name.content()).collect(),
+            rescue: self.is_rescue(),
+        };
         let map = diskmap::map(&disk, &options).map_err(map_error)?;
         if map.disk_sectors == 0 {
             let message = format!("{}: is empty: there is no disk to image", source.display());

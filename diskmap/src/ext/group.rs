@@ -230,6 +230,11 @@ fn parse(geometry: &Geometry, number: u32, bytes: &[u8]) -> Result<Group, Corrup
 }
 
 impl Group {
+    /// The first block of the inode table.
+    pub(super) fn inode_table(&self) -> u64 {
+        self.inode_table
+    }
+
     /// Both bitmaps and the inode table.
     pub(super) fn metadata(&self, geometry: &Geometry) -> [Extent; 3] {
         [

@@ -10,12 +10,13 @@
 mod checksum;
 mod features;
 mod group;
+mod journal;
 mod superblock;
 
 use crate::bitmap;
 use crate::error::{Corrupt, Fault};
 use crate::extent::{Extent, FreeRuns, normalize};
-use crate::filesystem::{Filesystem, Mapped, Parsed, uuid_text};
+use crate::filesystem::{Content, Filesystem, Mapped, Parsed, uuid_text};
 use crate::source::Window;
 use group::Group;
 use superblock::Geometry;
@@ -53,6 +54,7 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
             Corrupt::ExtMetadataFree(block),
         ));
     }
+    let journal = journal::contents(window, &geometry, &groups)?;
     let block_size = u64::from(geometry.block_size);
     Ok(Mapped {
         kind: geometry.features.version(),
@@ -66,7 +68,7 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
         },
         unit: block_size,
         free,
-        optional: Vec::new(),
+        optional: vec![(Content::Journal, journal)],
     }
     .into())
 }

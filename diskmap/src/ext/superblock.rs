@@ -54,11 +54,13 @@ struct RawSuperblock {
     journal_uuid: [u8; 16],      // 0x0d0
     journal_inum: U32,           // 0x0e0
     journal_dev: U32,            // 0x0e4
-    orphans_and_hash: [u8; 22],  // 0x0e8
+    orphans_and_hash: [u8; 21],  // 0x0e8
+    jnl_backup_type: u8,         // 0x0fd
     desc_size: U16,              // 0x0fe
     mount_opts: [u8; 4],         // 0x100
     first_meta_bg: U32,          // 0x104
-    mkfs_and_journal: [u8; 72],  // 0x108
+    mkfs_time: [u8; 4],          // 0x108
+    jnl_blocks: [U32; 17],       // 0x10c
     blocks_count_hi: U32,        // 0x150
     counts_hi: [u8; 33],         // 0x154
     checksum_type: u8,           // 0x175
@@ -86,6 +88,9 @@ pub(super) struct Geometry {
     /// Bytes of one group descriptor: 32, or from 64 on.
     pub(super) desc_size: u32,
     pub(super) inode_table_blocks: u64,
+    pub(super) inode_size: u16,
+    /// Number of the journal's inode and the copy of its block map, where there is one.
+    pub(super) journal: Option<(u32, [u8; 60])>,
     pub(super) reserved_gdt_blocks: u64,
     pub(super) first_meta_bg: u64,
     pub(super) backup_groups: [u32; 2],
@@ -139,7 +144,11 @@ fn check_kind(raw: &RawSuperblock) -> Result<Features, Incompatible> {
     }
     features.check_known()?;
     if features.incompat(features::JOURNAL_DEV) {
-        return Err(Incompatible::ExtExternalJournal);
+        let what = "is the journal of a filesystem on another device";
+        return Err(Incompatible::Unsupported {
+            filesystem: "ext",
+            what,
+        });
     }
     Ok(features)
 }
@@ -269,6 +278,8 @@ fn geometry(
     )?;
     Ok(Geometry {
         inode_table_blocks: inode_table_blocks(raw, block_size, groups)?,
+        inode_size: inode_size(raw),
+        journal: journal(raw, features),
         features,
         protection,
         block_size,
@@ -300,12 +311,21 @@ fn descriptor_size(raw: &RawSuperblock, features: Features) -> Result<u32, Corru
     Ok(size.into())
 }
 
+fn inode_size(raw: &RawSuperblock) -> u16 {
+    match raw.rev_level.get() {
+        0 => 128,
+        _ => raw.inode_size.get(),
+    }
+}
+
+fn journal(raw: &RawSuperblock, features: Features) -> Option<(u32, [u8; 60])> {
+    let is_copied = features.compat(features::HAS_JOURNAL) && raw.jnl_backup_type == 1;
+    let map = raw.jnl_blocks.as_bytes().first_chunk()?;
+    is_copied.then_some((raw.journal_inum.get(), *map))
+}
+
 fn inode_table_blocks(raw: &RawSuperblock, block_size: u32, groups: u32) -> Result<u64, Corrupt> {
-    let inode_size = if raw.rev_level.get() == 0 {
-        128
-    } else {
-        raw.inode_size.get()
-    };
+    let inode_size = inode_size(raw);
     let in_range = inode_size >= 128 && u32::from(inode_size) <= block_size;
     check(
         in_range && inode_size.is_power_of_two(),
@@ -346,7 +366,9 @@ mod tests {
         assert_eq!(offset_of!(RawSuperblock, magic), 0x38);
         assert_eq!(offset_of!(RawSuperblock, uuid), 0x68);
         assert_eq!(offset_of!(RawSuperblock, reserved_gdt_blocks), 0xce);
+        assert_eq!(offset_of!(RawSuperblock, jnl_backup_type), 0xfd);
         assert_eq!(offset_of!(RawSuperblock, desc_size), 0xfe);
+        assert_eq!(offset_of!(RawSuperblock, jnl_blocks), 0x10c);
         assert_eq!(offset_of!(RawSuperblock, blocks_count_hi), 0x150);
         assert_eq!(offset_of!(RawSuperblock, checksum_type), 0x175);
         assert_eq!(offset_of!(RawSuperblock, backup_bgs), 0x24c);
