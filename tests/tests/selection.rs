@@ -1,10 +1,12 @@
 //! What of a disk is imaged: `--info`, one partition alone, partitions left out, partitions copied raw.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use e2e::command::{Outcome, run, tool};
-use e2e::disk::Recipe;
+use e2e::command::{Outcome, must, run, tool};
+use e2e::disk::{Recipe, Table};
 use e2e::ranges;
 use e2e::scene::Scene;
 use serde_json::Value;
@@ -105,10 +107,10 @@ fn one_partition_alone() -> Result<()> {
     unzip(&scene, &[], &image, &target)?;
     // Back to its place, then the whole disk can be compared.
     let disk = scene.path("disk");
-    std::fs::copy(&scene.disk.path, &disk)?;
-    let bytes = std::fs::read(&target)?;
-    let file = std::fs::File::options().write(true).open(&disk)?;
-    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, ext.offset)?;
+    fs::copy(&scene.disk.path, &disk)?;
+    let bytes = fs::read(&target)?;
+    let file = File::options().write(true).open(&disk)?;
+    file.write_all_at(&bytes, ext.offset)?;
     scene.same_data(&disk)?;
     ensure!(
         zip(&scene, &["--force", "--partition", "5"], &image)?
@@ -150,5 +152,51 @@ fn partitions_left_out_and_copied_raw() -> Result<()> {
     ranges::same(&before, &target, &[skipped])?;
     ranges::same(&scene.disk.path, &target, &[raw])?;
     zip(&scene, &["--force", "--skip-partition", "9"], &image)?.failure(3)?;
+    Ok(())
+}
+
+/// The blocks of an empty journal come out as zeros, whatever was in them and whatever the target had there.
+#[test]
+fn a_journal_left_out() -> Result<()> {
+    let scene = Scene::new(&Recipe {
+        table: Table::None,
+        ..Recipe::SMALL
+    })?;
+    let source = scene.path("journal");
+    fs::copy(&scene.disk.path, &source)?;
+    let list = must(
+        "debugfs",
+        [Path::new("-R"), Path::new("blocks <8>"), &source],
+    )?;
+    let blocks: Vec<u64> = list
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let size = 4096;
+    ensure!(blocks.len() > 100, "no journal to leave out: {list}");
+    let file = File::options().write(true).open(&source)?;
+    for block in &blocks[1..] {
+        file.write_all_at(&[0xa5; 4096], block * size)?;
+    }
+    let image = scene.path("journal.frz");
+    for options in [&[][..], &["--exclude", "journals"]] {
+        let mut command = scene.keys.imagezip()?;
+        command
+            .args(["--force", "--codec", "none"])
+            .args(options)
+            .arg(&source)
+            .arg(&image);
+        run(command)?.success()?;
+        let target = scene.used_disk("used")?;
+        unzip(&scene, &[], &image, &target)?;
+        must("e2fsck", [Path::new("-fn"), &target])?;
+        let installed = File::open(&target)?;
+        let mut block = [0; 4096];
+        for number in &blocks[1..] {
+            installed.read_exact_at(&mut block, number * size)?;
+            let expected = if options.is_empty() { 0xa5 } else { 0 };
+            ensure!(block == [expected; 4096], "block {number} of the journal");
+        }
+    }
     Ok(())
 }
