@@ -162,6 +162,14 @@ impl FreeRuns {
         all
     }
 
+    /// The runs without what is in `cut`, which is normalized.
+    pub(crate) fn without(self, cut: &[Extent]) -> Self {
+        Self {
+            runs: subtract(&self.runs, cut),
+            ..self
+        }
+    }
+
     pub(crate) fn runs(&self) -> &[Extent] {
         &self.runs
     }

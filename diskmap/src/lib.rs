@@ -16,6 +16,7 @@
 //! ```
 
 mod bitmap;
+mod btrfs;
 mod error;
 mod ext;
 mod extent;

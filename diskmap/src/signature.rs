@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{ext, fat, swap};
+use crate::{btrfs, ext, fat, swap};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub(crate) struct Signature {
 
 const MD_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
 const LUKS: &str = "LUKS encryption";
+const BTRFS: &str = "Btrfs";
 pub(crate) const EXT: &str = "ext";
 const LVM: &str = "LVM";
 const SWAP: &str = "swap";
@@ -37,6 +38,7 @@ const IMSM_MAGIC: &[u8] = b"Intel Raid ISM Cfg Sig. ";
 pub(crate) fn parser(name: &str) -> Option<Parser> {
     match name {
         EXT => Some(ext::map),
+        BTRFS => Some(btrfs::map),
         SWAP => Some(swap::map),
         FAT => Some(fat::map),
         _ => None,
@@ -101,7 +103,7 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     ("GFS2", 65536, &[0x01, 0x16, 0x19, 0x70]),
     ("ISO 9660", 32769, b"CD001"),
     ("ReiserFS", 65588, b"ReIsEr"),
-    ("Btrfs", 65600, b"_BHRfS_M"),
+    (BTRFS, 65600, b"_BHRfS_M"),
 ];
 /// Swap areas: the last bytes of the first page. Those of a suspended system stand there too.
 const SWAP_PAGE_ENDS: [u64; 5] = [4086, 8182, 16374, 32758, 65526];
