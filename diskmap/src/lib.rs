@@ -6,7 +6,8 @@
 //! whose contents are unknown, dirty, damaged or claimed by two owners.
 //!
 //! The crate does no I/O of its own; it reads through [`ReadAt`]. What is understood: GPT, MBR
-//! with logical partitions, or no table; ext2, ext3 and ext4; swap areas; FAT12, FAT16 and FAT32.
+//! with logical partitions, or no table; ext2, ext3 and ext4; swap areas; FAT12, FAT16 and
+//! FAT32; Btrfs on one device.
 //!
 //! ```
 //! let disk = vec![0_u8; 1 << 20];

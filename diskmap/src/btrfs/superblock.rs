@@ -365,7 +365,7 @@ mod tests {
     fn the_layout_is_that_of_the_kernel() {
         assert_eq!(size_of::<RawSuperblock>(), 0x1000);
         assert_eq!(size_of::<RawDevice>(), 98);
-        assert_eq!(offset_of!(RawDevice, start_offset), 0x2c);
+        assert_eq!(offset_of!(RawDevice, start_offset), 0x34);
         assert_eq!(offset_of!(RawDevice, uuid), 0x42);
         let offsets = [
             (offset_of!(RawSuperblock, magic), 0x40),
