@@ -31,6 +31,7 @@ mod signature;
 mod source;
 mod swap;
 mod table;
+mod xfs;
 
 use std::collections::BTreeSet;
 

@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{btrfs, ext, fat, swap};
+use crate::{btrfs, ext, fat, swap, xfs};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,7 @@ const SWAP: &str = "swap";
 const FAT: &str = "FAT";
 /// What begins with a boot sector that ends in the same two bytes as a partition table.
 pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, "NTFS", "exFAT", "BitLocker", "ReFS"];
+const XFS: &str = "XFS";
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
@@ -41,6 +42,7 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
         BTRFS => Some(btrfs::map),
         SWAP => Some(swap::map),
         FAT => Some(fat::map),
+        XFS => Some(xfs::map),
         _ => None,
     }
 }
@@ -54,7 +56,7 @@ const DETECTORS: &[(&str, Detector)] = &[(EXT, ext::detect), (FAT, fat::detect)]
 /// Signatures at a fixed distance from the start.
 const AT_START: &[(&str, u64, &[u8])] = &[
     (LUKS, 0, b"LUKS\xba\xbe"),
-    ("XFS", 0, b"XFSB"),
+    (XFS, 0, b"XFSB"),
     ("squashfs", 0, b"hsqs"),
     ("NTFS", 3, b"NTFS    "),
     ("exFAT", 3, b"EXFAT   "),

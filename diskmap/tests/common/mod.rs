@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod overwrite;
 pub(crate) mod tables;
 
 use std::fs::File;
