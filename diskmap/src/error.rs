@@ -108,37 +108,6 @@ pub enum Incompatible {
         /// What its owner should do, such as "run e2fsck".
         remedy: &'static str,
     },
-    /// Feature bits whose effect on the allocation is not known.
-    #[error("the ext filesystem has unsupported {set} features {bits:#x}")]
-    ExtFeatures {
-        /// `compat`, `incompat` or `ro_compat`.
-        set: &'static str,
-        /// The bits that are not supported.
-        bits: u32,
-    },
-    /// A superblock revision later than 1.
-    #[error("the ext superblock has revision {0}; 0 and 1 are known")]
-    ExtRevision(u32),
-    /// A metadata checksum other than CRC-32C.
-    #[error("the ext filesystem uses checksum type {0}; 1 (crc32c) is known")]
-    ExtChecksumType(u8),
-    /// The journal has not been replayed: the bitmaps on the disk may be stale.
-    #[error("the ext journal needs recovery: unmount the filesystem or run e2fsck, then try again")]
-    ExtNeedsRecovery,
-    /// Not unmounted cleanly, or errors recorded: the bitmaps may be wrong.
-    #[error(
-        "the ext filesystem is not marked clean (state {0:#x}): unmount it or run e2fsck, then try again"
-    )]
-    ExtNotClean(u16),
-    /// A filesystem whose journal is on another device.
-    #[error("the ext filesystem has its journal on another device")]
-    ExtExternalJournal,
-    /// More block groups than a sane filesystem of this size has.
-    #[error("the ext filesystem has {0} block groups, more than are mapped")]
-    ExtTooManyGroups(u64),
-    /// Bigalloc clusters that do not start at block 0: two readings are possible.
-    #[error("the ext filesystem has clusters counted from block {0}")]
-    ExtClusterOrigin(u32),
     /// Two owners claim the region.
     #[error("signatures of {first} and of {second}; erase the stale one with wipefs")]
     Ambiguous {
@@ -267,55 +236,6 @@ pub enum Corrupt {
     /// The chain of extended boot records is broken.
     #[error("the chain of logical partitions {0}")]
     ExtendedChain(&'static str),
-    /// The superblock does not match its CRC-32C.
-    #[error("the ext superblock does not match its checksum")]
-    ExtSuperblockChecksum,
-    /// A superblock field that makes no sense.
-    #[error("the ext superblock has a bad {field} ({value})")]
-    ExtField {
-        /// Name of the field in the kernel's `struct ext4_super_block`, without `s_`.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-    },
-    /// The filesystem is larger than its partition.
-    #[error("the ext filesystem has {filesystem} bytes, its partition only {partition}")]
-    ExtLargerThanPartition {
-        /// Bytes of the filesystem.
-        filesystem: u64,
-        /// Bytes of the partition.
-        partition: u64,
-    },
-    /// A group descriptor does not match its checksum.
-    #[error("the descriptor of block group {0} does not match its checksum")]
-    ExtDescriptorChecksum(u32),
-    /// A block bitmap does not match its checksum.
-    #[error("the block bitmap of block group {0} does not match its checksum")]
-    ExtBitmapChecksum(u32),
-    /// Bitmap and descriptor disagree about the number of free clusters.
-    #[error(
-        "block group {group} has {bitmap} free clusters by its bitmap, {descriptor} by its descriptor"
-    )]
-    ExtFreeCount {
-        /// Block group.
-        group: u32,
-        /// Free clusters of the descriptor.
-        descriptor: u32,
-        /// Zero bits of the bitmap.
-        bitmap: u32,
-    },
-    /// A bitmap or an inode table lies outside the filesystem or its group.
-    #[error("metadata of block group {0} lies outside of it")]
-    ExtMetadataOutside(u32),
-    /// Two pieces of metadata share a block.
-    #[error("block {0} is claimed by two pieces of ext metadata")]
-    ExtMetadataOverlap(u64),
-    /// A block bitmap calls metadata free.
-    #[error("block {0} holds ext metadata, but the bitmap calls it free")]
-    ExtMetadataFree(u64),
-    /// Group 0 always has a bitmap.
-    #[error("the bitmap of block group 0 is marked uninitialised")]
-    ExtFirstGroupUninit,
 }
 
 /// Incompatible or corrupt.

@@ -48,7 +48,7 @@ fn the_map_of_a_disk() -> Result<()> {
         "{map}"
     );
     let ext = &partitions[1];
-    let text = e2e::command::must(
+    let text = must(
         "dumpe2fs",
         [Path::new("-h"), scene.disk.ext.name().as_ref()],
     )?;

@@ -134,7 +134,11 @@ impl Features {
         ] {
             let bits = bits & !known;
             if bits != 0 {
-                return Err(Incompatible::ExtFeatures { set, bits });
+                return Err(Incompatible::Features {
+                    filesystem: super::NAME,
+                    set,
+                    bits: bits.into(),
+                });
             }
         }
         Ok(())

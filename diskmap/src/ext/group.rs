@@ -182,7 +182,10 @@ fn parse(geometry: &Geometry, number: u32, bytes: &[u8]) -> Result<Group, Corrup
         .protection
         .descriptor_matches(number, bytes, low.checksum.get())
     {
-        return Err(Corrupt::ExtDescriptorChecksum(number));
+        return Err(Corrupt::Checksum {
+            structure: "descriptor of ext block group",
+            number: number.into(),
+        });
     }
     let high = RawDescriptorHigh::ref_from_prefix(rest)
         .ok()
@@ -216,15 +219,22 @@ fn parse(geometry: &Geometry, number: u32, bytes: &[u8]) -> Result<Group, Corrup
     } else {
         geometry.group_extent(number)
     };
-    if !group
+    let outside = group
         .metadata(geometry)
-        .iter()
-        .all(|extent| bounds.covers(extent))
-    {
-        return Err(Corrupt::ExtMetadataOutside(number));
+        .into_iter()
+        .find(|extent| !bounds.covers(extent));
+    if let Some(extent) = outside {
+        return Err(Corrupt::Outside {
+            structure: "descriptor of an ext block group",
+            block: extent.first,
+        });
     }
     if group.uninit && number == 0 {
-        return Err(Corrupt::ExtFirstGroupUninit);
+        return Err(Corrupt::Field {
+            structure: "descriptor of ext block group 0",
+            field: "bg_flags",
+            value: BLOCK_UNINIT.into(),
+        });
     }
     Ok(group)
 }

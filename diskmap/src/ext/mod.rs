@@ -21,6 +21,9 @@ use crate::source::Window;
 use group::Group;
 use superblock::Geometry;
 
+/// As the filesystem is called in messages.
+const NAME: &str = "ext";
+
 /// Where an ext superblock seems to stand in the window.
 pub(crate) fn detect(window: &Window<'_>) -> Result<Option<u64>, Fault> {
     superblock::detect(window)
@@ -51,7 +54,10 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
             window,
             &geometry,
             block,
-            Corrupt::ExtMetadataFree(block),
+            Corrupt::Conflict {
+                structure: "ext metadata, and free space by the bitmap",
+                block,
+            },
         ));
     }
     let journal = journal::contents(window, &geometry, &groups)?;
@@ -89,7 +95,10 @@ fn metadata(
             window,
             geometry,
             block,
-            Corrupt::ExtMetadataOverlap(block),
+            Corrupt::Conflict {
+                structure: "two pieces of ext metadata",
+                block,
+            },
         ));
     }
     Ok(normalize(extents))
@@ -163,7 +172,10 @@ impl Scan<'_> {
                 .protection
                 .bitmap_matches(covered, group.bitmap_checksum, wide);
         if !matches {
-            return Err(Corrupt::ExtBitmapChecksum(number));
+            return Err(Corrupt::Checksum {
+                structure: "block bitmap of ext block group",
+                number: number.into(),
+            });
         }
         let extent = geometry.group_extent(number);
         let per_cluster = geometry.blocks_per_cluster;
@@ -181,11 +193,10 @@ impl Scan<'_> {
             });
         });
         if free_clusters != group.free_clusters {
-            let descriptor = group.free_clusters;
-            return Err(Corrupt::ExtFreeCount {
-                group: number,
-                descriptor,
-                bitmap: free_clusters,
+            return Err(Corrupt::Count {
+                what: "free clusters of an ext block group",
+                recorded: group.free_clusters.into(),
+                counted: free_clusters.into(),
             });
         }
         Ok(())

@@ -140,27 +140,44 @@ fn check_kind(raw: &RawSuperblock) -> Result<Features, Incompatible> {
     };
     let revision = raw.rev_level.get();
     if revision > 1 {
-        return Err(Incompatible::ExtRevision(revision));
+        return Err(unsupported("has a revision later than 1"));
     }
     features.check_known()?;
     if features.incompat(features::JOURNAL_DEV) {
-        let what = "is the journal of a filesystem on another device";
-        return Err(Incompatible::Unsupported {
-            filesystem: "ext",
-            what,
-        });
+        return Err(unsupported(
+            "is the journal of a filesystem on another device",
+        ));
     }
     Ok(features)
+}
+
+fn unsupported(what: &'static str) -> Incompatible {
+    Incompatible::Unsupported {
+        filesystem: super::NAME,
+        what,
+    }
+}
+
+fn not_clean(what: &'static str) -> Incompatible {
+    Incompatible::NotClean {
+        filesystem: super::NAME,
+        what,
+        remedy: "unmount it or run e2fsck",
+    }
 }
 
 fn check_protection(raw: &RawSuperblock, features: Features) -> Result<Protection, crate::Cause> {
     if features.ro_compat(features::METADATA_CSUM) {
         if raw.checksum_type != 1 {
-            return Err(Incompatible::ExtChecksumType(raw.checksum_type).into());
+            return Err(unsupported("has checksums other than CRC-32C").into());
         }
         let (covered, _) = raw.as_bytes().split_at(1020);
         if crc32c(!0, &[covered]) != raw.checksum.get() {
-            return Err(Corrupt::ExtSuperblockChecksum.into());
+            return Err(Corrupt::Checksum {
+                structure: "ext superblock at byte",
+                number: OFFSET,
+            }
+            .into());
         }
         let seed = if features.incompat(features::CSUM_SEED) {
             raw.checksum_seed.get()
@@ -178,15 +195,15 @@ fn check_protection(raw: &RawSuperblock, features: Features) -> Result<Protectio
 /// Whether the bitmaps on the disk are the latest word.
 fn check_state(raw: &RawSuperblock, features: Features) -> Result<(), Incompatible> {
     if features.incompat(features::RECOVER) {
-        return Err(Incompatible::ExtNeedsRecovery);
+        return Err(not_clean("has a journal that needs recovery"));
     }
     // An external journal may hold commits that nothing here shows.
     if features.compat(features::HAS_JOURNAL) && raw.journal_inum.get() == 0 {
-        return Err(Incompatible::ExtExternalJournal);
+        return Err(unsupported("has its journal on another device"));
     }
     let state = raw.state.get();
     if state & STATE_CLEAN == 0 || state & STATE_ERRORS != 0 {
-        return Err(Incompatible::ExtNotClean(state));
+        return Err(not_clean("is not marked clean"));
     }
     Ok(())
 }
@@ -211,7 +228,7 @@ fn geometry(
 
     let first_data_block = raw.first_data_block.get();
     if bigalloc && first_data_block != 0 {
-        return Err(Incompatible::ExtClusterOrigin(first_data_block).into());
+        return Err(unsupported("has clusters that are not counted from block 0").into());
     }
     let expected = u32::from(log_block_size == 0 && !bigalloc);
     check(
@@ -242,8 +259,9 @@ fn geometry(
     let blocks = u64::from(blocks_hi) << 32 | u64::from(raw.blocks_count_lo.get());
     let filesystem = blocks.saturating_mul(block_size.into());
     if filesystem > partition {
-        return Err(Corrupt::ExtLargerThanPartition {
-            filesystem,
+        return Err(Corrupt::LargerThanPartition {
+            filesystem: super::NAME,
+            bytes: filesystem,
             partition,
         }
         .into());
@@ -256,7 +274,7 @@ fn geometry(
     let groups = u32::try_from(groups)
         .ok()
         .filter(|&count| u64::from(count) <= MAX_GROUPS)
-        .ok_or(Incompatible::ExtTooManyGroups(groups))?;
+        .ok_or_else(|| unsupported("has more block groups than are mapped"))?;
 
     let desc_size = descriptor_size(raw, features)?;
     let desc_blocks = groups.div_ceil(block_size.checked_div(desc_size).unwrap_or(1));
@@ -351,7 +369,11 @@ fn check(valid: bool, field: &'static str, value: u32) -> Result<(), Corrupt> {
 }
 
 fn bad(field: &'static str, value: u64) -> Corrupt {
-    Corrupt::ExtField { field, value }
+    Corrupt::Field {
+        structure: "ext superblock",
+        field,
+        value,
+    }
 }
 
 #[cfg(test)]
