@@ -36,8 +36,9 @@ pub(crate) fn run_all() -> Result<()> {
         eprintln!("licences and bans are not checked: cargo install cargo-deny");
     }
     run("test --locked --workspace --doc")?;
-    // The end-to-end tests run the programs.
-    run("build --locked --workspace")?;
+    // The end-to-end tests run the programs. With all targets, dependencies have the features that the tests need
+    // too, and are not built once more for them.
+    run("build --locked --workspace --all-targets")?;
     if has("cargo-nextest") {
         run("nextest run --locked --workspace")?;
     } else {
