@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{btrfs, ext, fat, swap, xfs};
+use crate::{btrfs, ext, fat, ntfs, swap, xfs};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,9 @@ const LVM: &str = "LVM";
 const SWAP: &str = "swap";
 const FAT: &str = "FAT";
 /// What begins with a boot sector that ends in the same two bytes as a partition table.
-pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, "NTFS", "exFAT", "BitLocker", "ReFS"];
+pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, NTFS, "exFAT", "BitLocker", "ReFS"];
 const XFS: &str = "XFS";
+const NTFS: &str = "NTFS";
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
@@ -43,6 +44,7 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
         SWAP => Some(swap::map),
         FAT => Some(fat::map),
         XFS => Some(xfs::map),
+        NTFS => Some(ntfs::map),
         _ => None,
     }
 }
@@ -58,7 +60,7 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     (LUKS, 0, b"LUKS\xba\xbe"),
     (XFS, 0, b"XFSB"),
     ("squashfs", 0, b"hsqs"),
-    ("NTFS", 3, b"NTFS    "),
+    (NTFS, 3, b"NTFS    "),
     ("exFAT", 3, b"EXFAT   "),
     ("BitLocker", 3, b"-FVE-FS-"),
     // "To Go": made up as FAT32, with an identifier of its own.
