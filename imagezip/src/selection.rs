@@ -108,6 +108,22 @@ impl Selection {
         Ok((disk, map))
     }
 
+    /// What a line about a partition begins with; the whole source has the number 0.
+    pub(crate) fn name_of(&self, number: u32) -> String {
+        match (number, self.partition) {
+            (0, None) => "whole disk".into(),
+            (0, Some(number)) | (number, _) => format!("partition {number}"),
+        }
+    }
+
+    /// The source, and the partition of it if it is not the whole.
+    pub(crate) fn name_in(&self, source: &Path) -> String {
+        match self.partition {
+            Some(number) => format!("{}, partition {number}", source.display()),
+            None => source.display().to_string(),
+        }
+    }
+
     /// Whether unreadable sectors are tolerated.
     pub(crate) fn is_rescue(&self) -> bool {
         self.rescue || self.rescue_map.is_some()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chunkfmt::{CHUNK_SIZE_MAX, ImageHeader};
-use diskmap::{DiskMap, ReadAt};
+use diskmap::{Contents, DiskMap, ReadAt};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, say, units};
 use serde_json::json;
@@ -212,19 +212,14 @@ impl Cli {
         if events == Events::Off {
             for partition in &map.partitions {
                 let sector = u64::from(map.sector_size);
-                let note = partition
-                    .contents
-                    .raw
-                    .as_deref()
-                    .map(|note| format!(" ({note})"))
-                    .unwrap_or_default();
-                progress.line(&format!(
-                    "{}: {}, {}, {} to save{note}",
-                    partition_name(partition.number),
-                    partition.contents.kind,
-                    units::size(partition.count * sector),
-                    units::size(partition.saved_sectors * sector),
-                ));
+                let name = self.selection.name_of(partition.number);
+                let (size, saved) = (partition.count * sector, partition.saved_sectors * sector);
+                progress.line(&part_line(&name, &partition.contents, size, saved));
+                for volume in &partition.volumes {
+                    let name = format!("{name}, {}", printable(&volume.name));
+                    let (size, saved) = (volume.size_bytes, volume.saved_bytes);
+                    progress.line(&part_line(&name, &volume.contents, size, saved));
+                }
             }
         }
         progress
@@ -241,11 +236,24 @@ fn saved_bytes(map: &DiskMap) -> u64 {
     saved * u64::from(map.sector_size)
 }
 
-/// What a line about a partition begins with.
-pub(super) fn partition_name(number: u32) -> String {
-    match number {
-        // Without a partition table.
-        0 => "whole disk".into(),
-        _ => format!("partition {number}"),
-    }
+/// What is said of a partition or a volume before it is imaged.
+fn part_line(name: &str, contents: &Contents, size: u64, saved: u64) -> String {
+    let why = contents.raw.as_ref();
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+    format!(
+        "{name}: {}, {}, {} to save{why}",
+        contents.kind,
+        units::size(size),
+        units::size(saved),
+    )
+}
+
+/// A name from the disk, without what could confuse a terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c.is_control() {
+            true => char::REPLACEMENT_CHARACTER,
+            false => c,
+        })
+        .collect()
 }

@@ -7,6 +7,7 @@ use frisbee_cli::{Exit, Failure, say, units};
 use serde_json::{Value, json};
 
 use super::Cli;
+use super::disk::printable;
 use super::types::type_name;
 
 /// One line: a partition, a volume in one, or what lies between them.
@@ -43,12 +44,12 @@ impl Cli {
         writeln!(
             out,
             "{}: {}, {} sectors of {sector} bytes, {}",
-            self.source.display(),
+            self.selection.name_in(&self.source),
             units::size(map.disk_sectors * sector),
             map.disk_sectors,
             table_name(map),
         )?;
-        let rows = rows(map);
+        let rows = self.rows(map);
         let mut lines = vec![
             [
                 "partition",
@@ -103,6 +104,57 @@ impl Cli {
         Ok(())
     }
 
+    /// One row for each partition and volume, one for the rest, and the total.
+    fn rows<'a>(&self, map: &'a DiskMap) -> Vec<Row<'a>> {
+        let sector = u64::from(map.sector_size);
+        let saved: u64 = map.saved.iter().map(|extent| extent.count * sector).sum();
+        let size = map.disk_sectors * sector;
+        let mut rows = Vec::new();
+        let (mut inside, mut inside_saved, mut used) = (0, 0, 0);
+        for partition in &map.partitions {
+            let row = Row {
+                name: self.selection.name_of(partition.number),
+                type_name: type_name(&partition.type_id),
+                contents: Some(&partition.contents),
+                size: partition.count * sector,
+                used: used_bytes(partition, sector),
+                saved: partition.saved_sectors * sector,
+            };
+            inside += row.size;
+            inside_saved += row.saved;
+            used += row.used;
+            rows.push(row);
+            for volume in &partition.volumes {
+                rows.push(Row {
+                    name: format!("  {}", printable(&volume.name)),
+                    type_name: String::new(),
+                    contents: Some(&volume.contents),
+                    size: volume.size_bytes,
+                    used: volume_used(volume),
+                    saved: volume.saved_bytes,
+                });
+            }
+        }
+        // Partitions that share sectors are counted twice.
+        let (gaps, gaps_saved) = (
+            size.saturating_sub(inside),
+            saved.saturating_sub(inside_saved),
+        );
+        let rest = |name: &str, size, used, saved| Row {
+            name: name.into(),
+            type_name: String::new(),
+            contents: None,
+            size,
+            used,
+            saved,
+        };
+        if map.table != TableKind::None && gaps > 0 {
+            rows.push(rest("outside", gaps, gaps_saved, gaps_saved));
+        }
+        rows.push(rest("total", size, (used + gaps_saved).min(size), saved));
+        rows
+    }
+
     fn info_json(&self, map: &DiskMap) -> Value {
         let sector = u64::from(map.sector_size);
         let partitions: Vec<Value> = map
@@ -131,7 +183,7 @@ impl Cli {
                 value
             })
             .collect();
-        let rows = rows(map);
+        let rows = self.rows(map);
         let total = rows.last();
         let warnings: Vec<String> = map.warnings.iter().map(ToString::to_string).collect();
         json!({
@@ -163,57 +215,6 @@ fn table_name(map: &DiskMap) -> String {
     }
 }
 
-/// One row for each partition and volume, one for the rest, and the total.
-fn rows(map: &DiskMap) -> Vec<Row<'_>> {
-    let sector = u64::from(map.sector_size);
-    let saved: u64 = map.saved.iter().map(|extent| extent.count * sector).sum();
-    let size = map.disk_sectors * sector;
-    let mut rows = Vec::new();
-    let (mut inside, mut inside_saved, mut used) = (0, 0, 0);
-    for partition in &map.partitions {
-        let row = Row {
-            name: super::disk::partition_name(partition.number),
-            type_name: type_name(&partition.type_id),
-            contents: Some(&partition.contents),
-            size: partition.count * sector,
-            used: used_bytes(partition, sector),
-            saved: partition.saved_sectors * sector,
-        };
-        inside += row.size;
-        inside_saved += row.saved;
-        used += row.used;
-        rows.push(row);
-        for volume in &partition.volumes {
-            rows.push(Row {
-                name: format!("  {}", printable(&volume.name)),
-                type_name: String::new(),
-                contents: Some(&volume.contents),
-                size: volume.size_bytes,
-                used: volume_used(volume),
-                saved: volume.saved_bytes,
-            });
-        }
-    }
-    // Partitions that share sectors are counted twice.
-    let (gaps, gaps_saved) = (
-        size.saturating_sub(inside),
-        saved.saturating_sub(inside_saved),
-    );
-    let rest = |name: &str, size, used, saved| Row {
-        name: name.into(),
-        type_name: String::new(),
-        contents: None,
-        size,
-        used,
-        saved,
-    };
-    if map.table != TableKind::None && gaps > 0 {
-        rows.push(rest("outside", gaps, gaps_saved, gaps_saved));
-    }
-    rows.push(rest("total", size, (used + gaps_saved).min(size), saved));
-    rows
-}
-
 /// Bytes of a partition that are in use, as its filesystem counts.
 fn used_bytes(partition: &Partition, sector: u64) -> u64 {
     let size = partition.count * sector;
@@ -234,14 +235,4 @@ fn used_bytes(partition: &Partition, sector: u64) -> u64 {
 fn volume_used(volume: &Volume) -> u64 {
     let filesystem = volume.contents.filesystem.as_ref();
     filesystem.map_or(volume.size_bytes, |found| found.used_bytes)
-}
-
-/// A name from the disk, without what could confuse a terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| match c.is_control() {
-            true => char::REPLACEMENT_CHARACTER,
-            false => c,
-        })
-        .collect()
 }
