@@ -11,33 +11,62 @@ pub const PYTHON_CRYPTOGRAPHY: &str = "/usr/lib/python3/dist-packages/cryptograp
 /// What the second implementation of the image format needs (`testdata/reference`).
 pub const PYTHON_ZSTANDARD: &str = "/usr/lib/python3/dist-packages/zstandard/__init__.py";
 
+/// A disk with several filesystems that others have made.
+pub const SEVERAL_FILESYSTEMS: &str = "/usr/share/forensics-samples/fs.multiple.xz";
+
 /// Program, or file with its whole path, and Debian package.
 pub const TOOLS: &[(&str, &str)] = &[
     (PYTHON, "python3"),
     (PYTHON_CRYPTOGRAPHY, "python3-cryptography"),
     (PYTHON_ZSTANDARD, "python3-zstandard"),
+    (SEVERAL_FILESYSTEMS, "forensics-samples-multiple"),
     ("age", "age"),
     ("age-keygen", "age"),
     ("blkid", "util-linux"),
+    ("blkls", "sleuthkit"),
+    ("btrfs", "btrfs-progs"),
+    ("bzip2", "bzip2"),
     ("debugfs", "e2fsprogs"),
+    ("dump.f2fs", "f2fs-tools"),
     ("dumpe2fs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
+    ("fsck.exfat", "exfatprogs"),
+    ("fsck.f2fs", "f2fs-tools"),
+    ("fsck.fat", "dosfstools"),
+    ("fsstat", "sleuthkit"),
+    ("gzip", "gzip"),
     ("ip", "iproute2"),
     ("losetup", "mount"),
+    ("makefs", "makefs"),
     ("mcopy", "mtools"),
-    ("mkfs.vfat", "dosfstools"),
+    ("mdel", "mtools"),
     ("mke2fs", "e2fsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mkfs.exfat", "exfatprogs"),
+    ("mkfs.f2fs", "f2fs-tools"),
+    ("mkfs.fat", "dosfstools"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("mkntfs", "ntfs-3g"),
     ("mkswap", "util-linux"),
     ("mount", "mount"),
+    ("mount.exfat-fuse", "exfat-fuse"),
     ("nft", "nftables"),
+    ("ntfs-3g", "ntfs-3g"),
+    ("ntfsfix", "ntfs-3g"),
     ("openssl", "openssl"),
     ("partclone.ext4", "partclone"),
     ("partx", "util-linux"),
     ("resize2fs", "e2fsprogs"),
     ("sfdisk", "fdisk"),
     ("sgdisk", "gdisk"),
+    ("sload.f2fs", "f2fs-tools"),
     ("ssh-keygen", "openssh-client"),
     ("swapon", "mount"),
+    ("tsk_recover", "sleuthkit"),
+    ("tune2fs", "e2fsprogs"),
+    ("xfs_repair", "xfsprogs"),
+    ("xz", "xz-utils"),
 ];
 
 /// What the demonstration needs beside the toolchain.

@@ -1,6 +1,9 @@
 //! Every filesystem through an image: sound, with all its files, and without what was deleted in it.
 
 use anyhow::Result;
+use e2e::filesystem::aged::Holds;
+use e2e::filesystem::mounted::{By, Mounted};
+use e2e::filesystem::unmounted::Fat;
 use e2e::filesystem::{Lies, ext, survives};
 
 macro_rules! ext_mounted {
@@ -45,4 +48,62 @@ ext_offline! {
     ext4_casefold_verity: Alone, 64 MiB, ext4, "-O casefold,verity,inline_data,encrypt", "";
     ext4_meta_bg: Alone, 56 MiB, ext4, "-b 1024 -O meta_bg,^resize_inode -g 1024", "";
     ext4_no_journal: InPartition, 56 MiB, ext4, "-O ^has_journal,^extent,^64bit", "";
+}
+
+const XFS: Mounted = Mounted {
+    kind: "XFS",
+    make: "mkfs.xfs -q -f -K",
+    check: "xfs_repair -n",
+    by: By::Kernel("xfs"),
+    options: "",
+    holds: Holds::Everything,
+    // What it has allocated behind the ends of files that grow.
+    slack: 2 << 20,
+};
+
+const BTRFS: Mounted = Mounted {
+    kind: "Btrfs",
+    make: "mkfs.btrfs -q -f -K",
+    check: "btrfs check --readonly",
+    by: By::Kernel("btrfs"),
+    options: "nodiscard",
+    slack: 0,
+    ..XFS
+};
+
+macro_rules! mounted {
+    ($($name:ident: $lies:ident, $mib:literal MiB, $base:ident, $make:literal;)*) => {
+        $(#[test]
+        fn $name() -> Result<()> {
+            survives(&Mounted { make: $make, ..$base }, $mib, Lies::$lies)
+        })*
+    };
+}
+
+mounted! {
+    xfs: InPartition, 320 MiB, XFS, "mkfs.xfs -q -f -K";
+    xfs_1k: Alone, 300 MiB, XFS, "mkfs.xfs -q -f -K -b size=1024 -m rmapbt=1,reflink=1 -i nrext64=1";
+    xfs_old: InPartition, 300 MiB, XFS, "mkfs.xfs -q -f -K -m finobt=0,reflink=0,bigtime=0,inobtcount=0 -d agcount=4";
+    xfs_large_sectors: OnLargeSectors, 300 MiB, XFS, "mkfs.xfs -q -f -K";
+    btrfs: InPartition, 192 MiB, BTRFS, "mkfs.btrfs -q -f -K";
+    btrfs_single: Alone, 160 MiB, BTRFS, "mkfs.btrfs -q -f -K -m single -n 4096 --csum xxhash";
+    btrfs_mixed: Alone, 160 MiB, BTRFS, "mkfs.btrfs -q -f -K -M --csum blake2";
+    btrfs_large_sectors: OnLargeSectors, 160 MiB, BTRFS, "mkfs.btrfs -q -f -K -O ^no-holes --csum sha256";
+}
+
+macro_rules! fat {
+    ($($name:ident: $lies:ident, $mib:literal MiB, $kind:literal, $mkfs:literal, $cluster:literal;)*) => {
+        $(#[test]
+        fn $name() -> Result<()> {
+            survives(&Fat { kind: $kind, mkfs: $mkfs, slack: 1500 * $cluster }, $mib, Lies::$lies)
+        })*
+    };
+}
+
+fat! {
+    fat12: Alone, 60 MiB, "FAT12", "-F 12 -s 32", 16384;
+    fat16: InPartition, 64 MiB, "FAT16", "-F 16 -s 4", 2048;
+    fat32: InPartition, 80 MiB, "FAT32", "-F 32 -s 1", 512;
+    fat32_1k: Alone, 80 MiB, "FAT32", "-F 32 -s 2", 1024;
+    fat32_large_sectors: OnLargeSectors, 270 MiB, "FAT32", "-F 32 -S 4096 -s 1", 4096;
 }

@@ -35,6 +35,8 @@ macro_rules! packed {
 packed! {
     table: "table-gpt", "table-mbr";
     ext: "ext-ext4", "ext-ext4-4k", "ext-ext2", "ext-ext3", "ext-bigalloc", "ext-uninit", "ext-meta-bg";
+    xfs: "xfs-v5", "xfs-v5-1k", "xfs-v4";
+    btrfs: "btrfs-single", "btrfs-dup", "btrfs-mixed";
     fat: "fat-12", "fat-16", "fat-32";
     swap: "swap";
 }

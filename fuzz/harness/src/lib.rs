@@ -25,7 +25,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     ("header", header::feed),
     ("chunk", chunk::feed),
     ("layout", layout::feed),
@@ -36,6 +36,8 @@ pub const TARGETS: [Target; 12] = [
     ("ndz", ndz::feed),
     ("table", disk::table),
     ("ext", disk::ext),
+    ("xfs", disk::xfs),
+    ("btrfs", disk::btrfs),
     ("fat", disk::fat),
     ("swap", disk::swap),
 ];

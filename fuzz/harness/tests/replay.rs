@@ -50,7 +50,7 @@ macro_rules! replay {
 }
 
 replay!(
-    header, chunk, layout, manifest, image, keys, age, ndz, table, ext, fat, swap
+    header, chunk, layout, manifest, image, keys, age, ndz, table, ext, xfs, btrfs, fat, swap
 );
 
 /// The seeds in the repository are those that `examples/seeds.rs` writes; wrapped keys are random.

@@ -1,0 +1,6 @@
+//! Target `xfs`: see fuzz/harness/src/disk.rs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzz_harness::disk::xfs(data);
+});
