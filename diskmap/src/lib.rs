@@ -24,6 +24,7 @@ mod extent;
 mod fat;
 mod filesystem;
 mod gpt;
+mod lvm;
 mod mbr;
 mod ntfs;
 mod partition;

@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{btrfs, ext, fat, ntfs, swap, xfs};
+use crate::{btrfs, ext, fat, lvm, ntfs, swap, xfs};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,7 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
     match name {
         EXT => Some(ext::map),
         BTRFS => Some(btrfs::map),
+        LVM => Some(lvm::map),
         SWAP => Some(swap::map),
         FAT => Some(fat::map),
         XFS => Some(xfs::map),
