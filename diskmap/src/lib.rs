@@ -21,6 +21,7 @@ mod btrfs;
 mod error;
 mod ext;
 mod extent;
+mod f2fs;
 mod fat;
 mod filesystem;
 mod gpt;

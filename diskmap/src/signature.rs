@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{btrfs, ext, fat, lvm, ntfs, swap, xfs};
+use crate::{btrfs, ext, f2fs, fat, lvm, ntfs, swap, xfs};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,7 @@ const FAT: &str = "FAT";
 pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, NTFS, "exFAT", "BitLocker", "ReFS"];
 const XFS: &str = "XFS";
 const NTFS: &str = "NTFS";
+const F2FS: &str = "F2FS";
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
@@ -46,6 +47,7 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
         FAT => Some(fat::map),
         XFS => Some(xfs::map),
         NTFS => Some(ntfs::map),
+        F2FS => Some(f2fs::map),
         _ => None,
     }
 }
@@ -78,7 +80,7 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     (LVM, 512, b"LABELONE"),
     (LVM, 1024, b"LABELONE"),
     (LVM, 1536, b"LABELONE"),
-    ("F2FS", 1024, &[0x10, 0x20, 0xf5, 0xf2]),
+    (F2FS, 1024, &[0x10, 0x20, 0xf5, 0xf2]),
     (MD, 0, &MD_MAGIC),
     (MD, 4096, &MD_MAGIC),
     (

@@ -66,3 +66,26 @@ pub(crate) fn scratch() -> tempfile::TempDir {
         tempfile::tempdir().unwrap()
     }
 }
+
+/// An image with one byte changed.
+pub(crate) struct Flipped<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
+    /// The bits to invert.
+    pub(crate) mask: u8,
+}
+
+impl diskmap::ReadAt for Flipped<'_> {
+    fn size(&self) -> u64 {
+        self.bytes.size()
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.bytes.read_exact_at(buf, offset)?;
+        let start = usize::try_from(offset).unwrap();
+        if let Some(byte) = self.at.checked_sub(start).and_then(|at| buf.get_mut(at)) {
+            *byte ^= self.mask;
+        }
+        Ok(())
+    }
+}
