@@ -17,6 +17,7 @@
 //! ```
 
 mod bitmap;
+mod bsd_label;
 mod btrfs;
 mod error;
 mod ext;
@@ -34,6 +35,7 @@ mod signature;
 mod source;
 mod swap;
 mod table;
+mod ufs;
 mod xfs;
 
 use std::collections::BTreeSet;

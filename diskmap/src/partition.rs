@@ -1,6 +1,7 @@
 //! One partition, or the whole disk where there is no table: what is in it, what of it is free.
 
 use crate::Options;
+use crate::bsd_label;
 use crate::error::{Effect, Error, Fault, Incompatible, Place, Warning};
 use crate::ext;
 use crate::extent::{Extent, FreeRuns};
@@ -139,6 +140,10 @@ pub(crate) fn probe(
         warnings: Vec::new(),
     };
     let look = prober.look(&window, true)?;
+    if look.contents.kind == signature::BSD && !bsd_label::is_expected_in(&slice.type_id) {
+        let why = "a BSD disklabel in a partition of another type";
+        return Ok(Partition::raw(slice, why));
+    }
     let mut partition = Partition::new(slice, look.contents);
     let sector_run = |bytes: &Extent| {
         // Whole sectors only, where blocks are smaller than sectors.
@@ -245,7 +250,7 @@ impl Prober<'_> {
             zeroed: Vec::new(),
             inner: Vec::new(),
         };
-        let (kind, parsed) = match identify(window) {
+        let (kind, parsed) = match identify(window, outermost) {
             Ok(None) => return Ok(raw(Contents::raw(RAW, "no known filesystem"))),
             Ok(Some(name)) => match signature::parser(name) {
                 Some(parse) => (name, parse(window)),
@@ -373,9 +378,16 @@ impl Prober<'_> {
     }
 }
 
-/// The name of the one thing that claims the window.
-fn identify(window: &Window<'_>) -> Result<Option<&'static str>, Fault> {
-    let signatures = signature::find(window)?;
+/// The name of the one thing that claims the window. A BSD label stands in the boot area of the
+/// UFS that begins with its first partition: outside it names both, inside there is the UFS.
+fn identify(window: &Window<'_>, outermost: bool) -> Result<Option<&'static str>, Fault> {
+    let mut signatures = signature::find(window)?;
+    let (one, other) = (signature::BSD, signature::UFS);
+    let has = |name| signatures.iter().any(|found| found.name == name);
+    if has(one) && has(other) {
+        let dropped = if outermost { other } else { one };
+        signatures.retain(|found| found.name != dropped);
+    }
     let Some(first) = signatures.first() else {
         return Ok(None);
     };

@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{btrfs, ext, f2fs, fat, lvm, ntfs, swap, xfs};
+use crate::{bsd_label, btrfs, ext, f2fs, fat, lvm, ntfs, swap, ufs, xfs};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, NTFS, "exFAT", "BitLocker",
 const XFS: &str = "XFS";
 const NTFS: &str = "NTFS";
 const F2FS: &str = "F2FS";
+pub(crate) const UFS: &str = "UFS";
+pub(crate) const BSD: &str = bsd_label::NAME;
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
@@ -48,6 +50,8 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
         XFS => Some(xfs::map),
         NTFS => Some(ntfs::map),
         F2FS => Some(f2fs::map),
+        UFS => Some(ufs::map),
+        BSD => Some(bsd_label::map),
         _ => None,
     }
 }
@@ -56,7 +60,12 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
 type Detector = fn(&Window<'_>) -> Result<Option<u64>, Fault>;
 
 /// What takes more than a few fixed bytes to recognise.
-const DETECTORS: &[(&str, Detector)] = &[(EXT, ext::detect), (FAT, fat::detect)];
+const DETECTORS: &[(&str, Detector)] = &[
+    (EXT, ext::detect),
+    (FAT, fat::detect),
+    (UFS, ufs::detect),
+    (BSD, bsd_label::detect),
+];
 
 /// Signatures at a fixed distance from the start.
 const AT_START: &[(&str, u64, &[u8])] = &[
@@ -91,8 +100,9 @@ const AT_START: &[(&str, u64, &[u8])] = &[
             0x6d, 0x81,
         ],
     ),
-    ("UFS", 9564, &[0x54, 0x19, 0x01, 0x00]),
-    ("UFS", 66908, &[0x19, 0x01, 0x54, 0x19]),
+    ("HFS+", 1024, b"H+\0\x04"),
+    ("HFS+", 1024, b"HX\0\x05"),
+    ("HFS", 1024, b"BD"),
     (
         "bcachefs",
         4120,
