@@ -10,7 +10,7 @@
 use crate::error::Fault;
 use crate::filesystem::Parser;
 use crate::source::Window;
-use crate::{bsd_label, btrfs, ext, f2fs, fat, lvm, ntfs, swap, ufs, xfs};
+use crate::{bsd_label, btrfs, exfat, ext, f2fs, fat, lvm, ntfs, swap, ufs, xfs};
 
 /// A signature that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,13 @@ const LVM: &str = "LVM";
 const SWAP: &str = "swap";
 const FAT: &str = "FAT";
 /// What begins with a boot sector that ends in the same two bytes as a partition table.
-pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, NTFS, "exFAT", "BitLocker", "ReFS"];
+pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, NTFS, EXFAT, "BitLocker", "ReFS"];
 const XFS: &str = "XFS";
 const NTFS: &str = "NTFS";
 const F2FS: &str = "F2FS";
 pub(crate) const UFS: &str = "UFS";
 pub(crate) const BSD: &str = bsd_label::NAME;
+const EXFAT: &str = "exFAT";
 const MD: &str = "Linux software RAID";
 const ZFS: &str = "ZFS";
 const DDF_MAGIC: [u8; 4] = [0xde, 0x11, 0xde, 0x11];
@@ -52,6 +53,7 @@ pub(crate) fn parser(name: &str) -> Option<Parser> {
         F2FS => Some(f2fs::map),
         UFS => Some(ufs::map),
         BSD => Some(bsd_label::map),
+        EXFAT => Some(exfat::map),
         _ => None,
     }
 }
@@ -73,7 +75,7 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     (XFS, 0, b"XFSB"),
     ("squashfs", 0, b"hsqs"),
     (NTFS, 3, b"NTFS    "),
-    ("exFAT", 3, b"EXFAT   "),
+    (EXFAT, 3, b"EXFAT   "),
     ("BitLocker", 3, b"-FVE-FS-"),
     // "To Go": made up as FAT32, with an identifier of its own.
     (

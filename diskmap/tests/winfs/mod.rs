@@ -121,7 +121,7 @@ pub(crate) fn mounted(command: &str, mount: &Path, work: impl FnOnce()) {
         std::thread::sleep(Duration::from_millis(5));
     }
     work();
-    run(&format!("fusermount -u {}", mount.display()), "");
+    run(&format!("umount {}", mount.display()), "");
     assert!(server.wait().unwrap().success(), "{command}: failed");
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn has_fuse() -> bool {
         skip("needs root and /dev/fuse");
         return false;
     }
-    has_tool("fusermount")
+    has_tool("umount")
 }
 
 /// Fills a mounted filesystem, makes holes, and fills some of them.
