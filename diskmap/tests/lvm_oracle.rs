@@ -444,6 +444,41 @@ fn what_spans_physical_volumes_is_saved() {
     prove(&lvm, &["vg/here"], &["vg/here"]);
 }
 
+/// The disk of a virtual machine over an older filesystem: the superblock at byte 1024 is still
+/// there.
+#[test]
+fn a_volume_with_partitions_is_saved() {
+    let Some(lvm) = Lvm::new(1, "") else { return };
+    if !has_tool("sfdisk") {
+        return;
+    }
+    lvm.vgcreate("-s 4M");
+    for label in ["dos", "gpt"] {
+        lvm.lvcreate(&format!("-l 20 -n {label}"));
+        lvm.fill(&format!("vg/{label}"), |path, bytes| {
+            ext4(path, bytes);
+            run(
+                &format!("sfdisk -q --wipe never {}", path.display()),
+                &format!("label: {label}\n2048,\n"),
+            );
+            // GPT entries overwrite the superblock; here it comes after them.
+            if label == "gpt" {
+                let other = path.with_extension("other");
+                ext4(&other, bytes);
+                let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+                copy(
+                    &std::fs::File::open(&other).unwrap(),
+                    &file,
+                    [(1024, 1024, 1024)].into_iter(),
+                );
+            }
+        });
+    }
+    lvm.lvcreate("-l 20 -n plain");
+    lvm.fill("vg/plain", ext4);
+    prove(&lvm, &["vg/plain"], &["vg/plain"]);
+}
+
 /// Snapshots, pools and hidden volumes: the device mapper is needed to make them, but not to
 /// describe them.
 #[test]

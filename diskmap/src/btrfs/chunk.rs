@@ -20,8 +20,8 @@ const DUP: u64 = 1 << 5;
 pub(super) const FIRST_CHUNK_TREE: u64 = 256;
 pub(super) const CHUNK_ITEM: u8 = 228;
 const CHUNK: &str = "Btrfs chunk";
-/// 1 PiB in chunks of 1 GiB. Bounds the memory.
-const MAX_CHUNKS: usize = 1 << 20;
+/// 256 TiB in chunks of 1 GiB. Bounds the memory.
+const MAX_CHUNKS: usize = 1 << 18;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

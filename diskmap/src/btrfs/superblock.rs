@@ -132,6 +132,8 @@ pub(super) struct Superblock {
     pub(super) device: RawDevice,
     /// `sys_chunk_array`: chunks that hold the chunk tree.
     pub(super) sys_chunks: Vec<u8>,
+    /// All of it.
+    bytes: Vec<u8>,
 }
 
 /// Reads the superblock and compares it with its mirrors.
@@ -162,10 +164,11 @@ pub(super) fn read(window: &Window<'_>) -> Result<Superblock, Fault> {
     Ok(checked)
 }
 
-/// Whether another transaction was committed since `superblock` was read.
+/// Whether the superblock was written since it was read: by a commit, or by `fsync`, which leaves
+/// the generation alone and adds a log tree.
 pub(super) fn has_changed(window: &Window<'_>, superblock: &Superblock) -> Result<bool, Fault> {
     let raw: RawSuperblock = window.read_struct(PLACES[0])?;
-    Ok(raw.generation.get() != superblock.generation || raw.fsid != superblock.uuid)
+    Ok(raw.as_bytes() != superblock.bytes)
 }
 
 /// Magic and checksum.
@@ -320,6 +323,7 @@ fn check_fields(
         features: feature_names(raw, checksum),
         device: device.clone(),
         sys_chunks: raw.sys_chunks.iter().take(sys_len).copied().collect(),
+        bytes: raw.as_bytes().to_vec(),
     })
 }
 

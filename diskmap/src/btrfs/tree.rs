@@ -13,8 +13,8 @@ use crate::Cause;
 use crate::error::{Corrupt, Fault, Incompatible};
 use crate::source::Window;
 
-/// Nodes that are read of one filesystem: 64 MiB of addresses, 128 GiB of nodes of 16 KiB.
-const MAX_NODES: usize = 8 << 20;
+/// Nodes that are read of one filesystem: 32 MiB of addresses, 64 GiB of nodes of 16 KiB.
+const MAX_NODES: usize = 4 << 20;
 
 /// What trees are read with.
 pub(super) struct Reader<'a> {

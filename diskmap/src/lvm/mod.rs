@@ -14,8 +14,10 @@ mod label;
 use crate::Cause;
 use crate::error::{Corrupt, Fault};
 use crate::extent::{Extent, FreeRuns};
-use crate::filesystem::{Container, Filesystem, Parsed};
+use crate::filesystem::{Container, Filesystem, Inner, Parsed};
+use crate::pieces::Pieces;
 use crate::source::Window;
+use crate::table::{self, TableKind};
 use group::Group;
 use label::{Label, SECTOR};
 
@@ -41,7 +43,16 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
             return Err(at_place(disagree()));
         }
     }
-    let group = group::read(name, section, &label).map_err(at_first)?;
+    let mut group = group::read(name, section, &label).map_err(at_first)?;
+    for volume in group
+        .volumes
+        .iter_mut()
+        .filter(|volume| volume.raw.is_none())
+    {
+        if is_partitioned(window, volume)? {
+            volume.raw = Some("a disk with partitions of its own".to_owned());
+        }
+    }
     let reserved = Extent {
         first: 0,
         count: SECTOR.saturating_mul(4),
@@ -55,6 +66,24 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
         return Err(at_first(kind.into()));
     }
     Ok(container(&label, group).into())
+}
+
+/// Whether a volume has a partition table, as the disks of virtual machines have. Sector 0 with
+/// the table leaves intact what an older filesystem in the whole volume has further behind, such
+/// as the superblock of ext, and its bitmaps know nothing of the partitions.
+fn is_partitioned(window: &Window<'_>, volume: &Inner) -> Result<bool, Fault> {
+    let Some(pieces) = Pieces::new(*window, &volume.pieces) else {
+        return Ok(false);
+    };
+    let disk = Window::disk(&pieces);
+    for sector_size in [512, 4096] {
+        match table::read(&disk, sector_size) {
+            Ok(table) if table.kind == TableKind::None => {}
+            Ok(_) | Err(Fault::Found { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 fn container(label: &Label, group: Group) -> Container {
