@@ -66,28 +66,44 @@ struct RawPartition {
 
 /// Whether a label, damaged or not, seems to stand in the window.
 pub(crate) fn detect(window: &Window<'_>) -> Result<Option<u64>, Fault> {
+    Ok(locations(window)?.first().copied())
+}
+
+fn locations(window: &Window<'_>) -> Result<Vec<u64>, Fault> {
+    let mut found = Vec::new();
     for location in LOCATIONS {
         if !window.contains(location, 4) {
             continue;
         }
         let magic: [u8; 4] = window.read_struct(location)?;
         if magic == MAGIC.to_le_bytes() || magic == MAGIC.to_be_bytes() {
-            return Ok(Some(location));
+            found.push(location);
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
-/// Whether a partition of this type may hold a label: by the MBR or the GPT of FreeBSD, or if
-/// there is no table.
+/// Whether a partition of this type may hold a label: FreeBSD, OpenBSD or NetBSD in an MBR,
+/// FreeBSD or OpenBSD in a GPT, or if there is no table.
 pub(crate) fn is_expected_in(type_id: &str) -> bool {
-    let types = ["", "0xa5", "0xa6", "0xa9"];
-    types.contains(&type_id) || type_id == "516E7CB4-6ECF-11D6-8FF8-00022D09712B"
+    let in_mbr = ["", "0xa5", "0xa6", "0xa9"];
+    let in_gpt = [
+        "516E7CB4-6ECF-11D6-8FF8-00022D09712B",
+        "824CC7A0-36A8-11E3-890A-952519AD3F61",
+    ];
+    in_mbr.contains(&type_id) || in_gpt.contains(&type_id)
 }
 
 /// Lists the partitions of the label in the window.
 pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
-    let at = detect(window)?.unwrap_or(0);
+    let found = locations(window)?;
+    let &[at] = found.as_slice() else {
+        let kind = Corrupt::Structure {
+            structure: NAME,
+            problem: "stands in two places",
+        };
+        return Err(window.fault(0, kind));
+    };
     let label = read(window, at)?;
     let sector = u64::from(label.sector_size.get());
     let bad = |field, value| {
@@ -100,7 +116,9 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
             },
         )
     };
-    if ![512, 1024, 2048, 4096].contains(&sector) {
+    // In sector 1, or in sector 0 of whatever size.
+    let fits = if at >= 512 { sector == at } else { true };
+    if !fits || ![512, 1024, 2048, 4096].contains(&sector) {
         return Err(bad("d_secsize", sector));
     }
     let sectors = window.len().checked_div(sector).unwrap_or(0);
@@ -137,7 +155,7 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
         volumes.push(Inner {
             name: name(index),
             pieces: vec![piece],
-            raw: reason(window, raw, &piece)?,
+            raw: reason(window, &label, raw, &piece)?,
         });
     }
     check_first(window, at, &volumes)?;
@@ -249,6 +267,7 @@ fn name(index: usize) -> String {
 /// Why a partition is not looked into.
 fn reason(
     window: &Window<'_>,
+    label: &RawLabel,
     raw: &RawPartition,
     piece: &Extent,
 ) -> Result<Option<String>, Fault> {
@@ -256,7 +275,8 @@ fn reason(
         return Ok(Some("the disklabel calls it unused".to_owned()));
     }
     // Only a UFS is known to leave the label and the boot blocks alone.
-    if piece.first < BOOT_BYTES && (piece.first != 0 || ufs::detect(window)?.is_none()) {
+    let boot_bytes = BOOT_BYTES.max(label.boot_size.get().into());
+    if piece.first < boot_bytes && (piece.first != 0 || ufs::detect(window)?.is_none()) {
         return Ok(Some("it holds the boot blocks".to_owned()));
     }
     Ok(None)

@@ -173,6 +173,7 @@ impl Table {
     fn compare(&mut self, disk: &Window<'_>, backup: &[Entry], sectors: u64, sector_size: u32) {
         let mut other = Self::default();
         other.add(backup.to_vec(), &[], sectors);
+        other.mark_overlaps();
         let key = |slice: &Slice| (slice.number, slice.extent);
         let same = self.slices.len() == other.slices.len()
             && self
@@ -183,7 +184,11 @@ impl Table {
         if same {
             return;
         }
-        let known: BTreeSet<_> = other.slices.iter().map(key).collect();
+        let sound = other
+            .slices
+            .iter()
+            .filter(|slice| slice.untrusted.is_none());
+        let known: BTreeSet<_> = sound.map(key).collect();
         for slice in &mut self.slices {
             if !known.contains(&key(slice)) {
                 slice.untrusted.get_or_insert(Corrupt::Structure {

@@ -417,6 +417,17 @@ fn labels_that_are_not_believed() {
     }
     write_label(&path, at, 2, &good);
     assert_eq!(free(&map_file(&path)), []);
+    // A label in each of two places, or in sector 1 of larger sectors.
+    write_label(&path, at, 0, &good);
+    write_label(&path, SLICE * 512 + 64, 0, &good);
+    assert_eq!(free(&map_file(&path)), []);
+    patch(&path, SLICE * 512, &intact[SLICE as usize * 512..][..512]);
+    assert_eq!(free(&map_file(&path)), expected);
+    let mut other = label.clone();
+    other[40..44].copy_from_slice(&1024_u32.to_le_bytes());
+    sum(&mut other);
+    patch(&path, at, &other);
+    assert_eq!(free(&map_file(&path)), []);
     // What is not UFS has the boot blocks in it.
     let entries = [unused, (0, 90_000, SWAP), c];
     write_label(&path, at, 0, &entries);

@@ -426,6 +426,10 @@ fn what_is_not_clean_or_not_known_is_copied_raw() {
             (free(&map), map.partitions[0].contents.kind),
             (vec![], "UFS")
         );
+        // Made over an older filesystem whose superblock has remained.
+        let mut bytes = image.bytes.clone();
+        bytes[65536 + 1372..65536 + 1376].copy_from_slice(&magic.to_le_bytes());
+        assert_eq!(free(&common::map(&bytes)), []);
     }
 }
 

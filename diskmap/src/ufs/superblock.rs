@@ -324,6 +324,12 @@ fn parse<O: ByteOrder>(
     let version = match raw.magic.get() {
         MAGIC_UFS1 => 1,
         MAGIC_UFS2 => 2,
+        // Whatever stands in the other places may be older.
+        MAGIC_UFS2EA => {
+            let what = "has extended attributes of another layout";
+            return Err(unsupported(window, location, what));
+        }
+        MAGIC_UNFINISHED => return Err(unsupported(window, location, "was not made completely")),
         _ => return Ok(None),
     };
     // The copy in the first group of a filesystem with large blocks stands where UFS2 has its own.
