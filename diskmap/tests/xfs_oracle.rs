@@ -4,42 +4,17 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use common::overwrite::{hashes, overwrite_free, scratch};
+use common::xfs::{self, db, field, tools};
 use common::{FileSource, check, free, has_tool, is_root, map, run, skip, sparse};
 use diskmap::{Cause, DiskMap, Extent, Incompatible};
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
-
-fn tools() -> bool {
-    ["mkfs.xfs", "xfs_db", "xfs_repair"]
-        .iter()
-        .all(|tool| has_tool(tool))
-}
-
-fn db(path: &Path, commands: &[&str]) -> String {
-    use std::fmt::Write as _;
-    let mut script = String::new();
-    for command in commands {
-        writeln!(script, "{command}").unwrap();
-    }
-    // Without -f xfs_db takes an image for a device as well; -r keeps it from writing.
-    let text = run(&format!("xfs_db -r {}", path.display()), &script);
-    text.replace("xfs_db> ", "")
-}
-
-/// A field that xfs_db prints as `name = value`.
-fn field(text: &str, name: &str) -> u64 {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "));
-    line.unwrap().trim().parse().unwrap()
-}
 
 /// The free extents that xfs_db lists, and the blocks of the groups' free lists, which it lists
 /// too; in blocks from the start of the filesystem, sorted.
@@ -411,13 +386,12 @@ fn another_uuid_and_an_emptied_log() {
     image.mounted(|root| populate(root, true));
     let path = image.path.display();
     run(&format!("xfs_admin -U generate {path}"), "");
-    image.mounted(|_| ());
     image.compare_and_overwrite();
     run(&format!("xfs_admin -U restore -L label {path}"), "");
-    image.mounted(|_| ());
     image.compare_and_overwrite();
     run(&format!("xfs_repair -L {path}"), "");
-    image.mounted(|_| ());
+    image.compare_and_overwrite();
+    image.mounted(|root| populate(root, true));
     image.compare_and_overwrite();
 }
 
@@ -453,26 +427,6 @@ fn devices_elsewhere_are_copied_raw() {
         let found = cause(&path).to_string();
         assert!(found.contains(word), "{found}");
     }
-}
-
-/// A tree of files, and the prototype that makes mkfs.xfs copy them.
-fn prototype(directory: &Path) -> (PathBuf, BTreeMap<String, Vec<u8>>) {
-    use std::fmt::Write as _;
-    let mut files = BTreeMap::new();
-    let mut text = String::from("/nothing\n0 0\nd--755 0 0\n");
-    for number in 0..400_usize {
-        let name = format!("file{number}");
-        let byte = u8::try_from(number % 251).unwrap();
-        let contents = vec![byte; (number * 7919) % 90_000 + 1];
-        let source = directory.join(&name);
-        std::fs::write(&source, &contents).unwrap();
-        writeln!(text, "{name} ---644 0 0 {}", source.display()).unwrap();
-        files.insert(name, contents);
-    }
-    text.push_str("$\n");
-    let path = directory.join("prototype");
-    std::fs::write(&path, text).unwrap();
-    (path, files)
 }
 
 /// The contents of a file in the root directory, by the extents that xfs_db lists.
@@ -529,24 +483,10 @@ fn version_4() {
         "-m crc=0 -s size=4096 -d agcount=5",
     ] {
         let directory = scratch();
-        let (prototype, mut files) = prototype(directory.path());
         let path = directory.path().join("disk");
-        sparse(&path, 96 * MIB);
-        let line = format!(
-            "mkfs.xfs -q -f --unsupported {options} -p {} {}",
-            prototype.display(),
-            path.display()
-        );
-        run(&line, "");
+        let mut files = xfs::make(&path, 96, options);
         compare(&path);
-        let gone: Vec<String> = files.keys().step_by(2).cloned().collect();
-        let mut script = String::new();
-        for name in &gone {
-            files.remove(name);
-            script += &format!("path /{name}\nwrite -d core.mode 0\n");
-        }
-        run(&format!("xfs_db -x {}", path.display()), &script);
-        run(&format!("xfs_repair {}", path.display()), "");
+        xfs::punch(&path, &mut files);
         let map = compare(&path);
         assert!(free(&map).len() > 100, "it is in pieces");
         let copy = directory.path().join("copy");

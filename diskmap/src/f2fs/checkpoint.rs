@@ -292,9 +292,11 @@ fn next_nodes(raw: &RawCheckpoint, geometry: &Geometry) -> Result<Vec<u64>, Corr
                 block: segment.into(),
             });
         }
-        if index < LOGS && offset < SEGMENT {
-            let first = u64::from(segment).saturating_mul(SEGMENT);
-            next.push(geometry.main.saturating_add(first).saturating_add(offset));
+        let first = u64::from(segment).saturating_mul(SEGMENT);
+        let block = geometry.main.saturating_add(first).saturating_add(offset);
+        // Behind a full segment the kernel looks into the next one.
+        if index < LOGS && block < geometry.main_end() {
+            next.push(block);
         }
     }
     Ok(next)

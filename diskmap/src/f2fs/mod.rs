@@ -54,7 +54,7 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
         return Err(window.fault(geometry.checkpoint.saturating_mul(BLOCK), kind));
     }
     node::check(window, &geometry, &checkpoint, &segments)?;
-    let main = u64::from(geometry.main_segments).saturating_mul(SEGMENT);
+    let main = geometry.main_end().saturating_sub(geometry.main);
     let free_blocks = main.saturating_sub(segments.valid_blocks);
     let used = geometry.blocks.saturating_sub(free_blocks);
     Ok(Mapped {

@@ -148,9 +148,7 @@ impl Segments {
         block: u64,
         structure: &'static str,
     ) -> Result<(), Corrupt> {
-        let blocks = u64::from(geometry.main_segments).saturating_mul(SEGMENT);
-        let end = geometry.main.saturating_add(blocks);
-        if block < geometry.main || block >= end {
+        if block < geometry.main || block >= geometry.main_end() {
             return Err(Corrupt::Outside { structure, block });
         }
         let runs = self.free.runs();

@@ -118,6 +118,14 @@ pub(super) struct Geometry {
     pub(super) label: Option<String>,
 }
 
+impl Geometry {
+    /// The block behind the main area.
+    pub(super) fn main_end(&self) -> u64 {
+        let blocks = u64::from(self.main_segments).saturating_mul(SEGMENT);
+        self.main.saturating_add(blocks)
+    }
+}
+
 /// Reads the superblock and compares it with its copy.
 pub(super) fn read(window: &Window<'_>) -> Result<Geometry, Fault> {
     let fault = |cause| window.fault(OFFSET, cause);

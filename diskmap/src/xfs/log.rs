@@ -99,10 +99,29 @@ impl Log<'_> {
         let Some(head) = self.head(first, last)? else {
             return Ok(false);
         };
-        if !self.is_regular(head, first, last)? {
-            return Ok(false);
+        if self.is_regular(0, head, first, last)? {
+            return self.ends_with_unmount(head, first, last, geometry);
         }
-        self.ends_with_unmount(head, first, last, geometry)
+        // xfs_repair -L and xfs_admin -U fill the log with unmounts, of which the first is padded
+        // with zeros. The kernel goes on right behind the last one.
+        let padding = self.padding(head)?;
+        Ok(padding < head
+            && head <= MAX_RECORD
+            && self.is_regular(head, head, first, last)?
+            && self.ends_with_unmount(padding, first, first, geometry)?
+            && self.ends_with_unmount(self.blocks, last, last, geometry)?)
+    }
+
+    /// Where the zeros before the head begin.
+    fn padding(&self, head: u64) -> Result<u64, Fault> {
+        let mut start = head;
+        while let Some(before) = start.checked_sub(1) {
+            if head.saturating_sub(before) > MAX_RECORD || self.block(before)? != [0; 512] {
+                break;
+            }
+            start = before;
+        }
+        Ok(start)
     }
 
     /// The block after the last one that was written, if the cycles at both ends allow one.
@@ -129,8 +148,9 @@ impl Log<'_> {
         }
     }
 
-    /// Whether the blocks around the head are of the cycle `first` before it, `last` behind it.
-    fn is_regular(&self, head: u64, first: u32, last: u32) -> Result<bool, Fault> {
+    /// Whether the blocks around the head, but for those before `start`, are of the cycle `first`
+    /// before it, and `last` behind it.
+    fn is_regular(&self, start: u64, head: u64, first: u32, last: u32) -> Result<bool, Fault> {
         let near = IN_FLIGHT.min(self.blocks / 2);
         let ranges = [
             (head.saturating_sub(near), head.saturating_add(near)),
@@ -144,7 +164,8 @@ impl Log<'_> {
         let mut regular = true;
         for (from, end) in ranges {
             self.for_each(from, end.min(self.blocks), |at, block| {
-                regular &= cycle(block) == if at < head { first } else { last };
+                let expected = if at < head { first } else { last };
+                regular &= at < start || cycle(block) == expected;
             })?;
         }
         Ok(regular)

@@ -4,6 +4,7 @@
 
 pub(crate) mod overwrite;
 pub(crate) mod tables;
+pub(crate) mod xfs;
 
 use std::fs::File;
 use std::io::Write;
