@@ -425,6 +425,22 @@ fn contradictions_are_found() {
             "{cause}"
         );
     }
+    // The last cluster of a file without a chain, by the stream entry behind its file entry.
+    let stream = sample.in_root(0xc0);
+    let is_chained = sample.bytes[stream + 1] & 2 == 0;
+    let clusters = if is_chained {
+        1
+    } else {
+        sample.field(stream + 24).div_ceil(2048)
+    };
+    let last = sample.field(stream + 20) + clusters - 1;
+    let cause = sample.error_after(|bytes| {
+        bytes[sample.cluster(bitmap) + (last - 2) / 8] &= !(1 << ((last - 2) % 8));
+    });
+    assert!(
+        matches!(cause, Cause::Corrupt(Corrupt::Conflict { .. })),
+        "{cause}"
+    );
     let cause = sample.error_after(|bytes| bytes[sample.cluster(up_case) + 100] ^= 1);
     assert!(matches!(cause, Cause::Corrupt(Corrupt::Checksum { .. })));
     let put = |bytes: &mut [u8], at: usize, value: u32| {

@@ -340,6 +340,64 @@ fn chains_that_do_not_hold_are_corrupt() {
     }
 }
 
+/// Where the first entry with these attributes stands in the root directory, and its cluster.
+fn in_root(bytes: &[u8], attributes: u8) -> (usize, usize) {
+    let ([first, second], len) = fats(bytes);
+    let start = second + len;
+    // Cluster 2 is the root directory of FAT32, and begins where that of FAT16 does.
+    assert!(first < second);
+    let found = (start..)
+        .step_by(32)
+        .find(|&at| bytes[at] != 0xe5 && bytes[at + 11] == attributes);
+    (found.unwrap(), le16(bytes, found.unwrap() + 26))
+}
+
+#[test]
+fn the_root_directory_agrees_with_the_table() {
+    let Some([_, fat16, fat32]) = samples() else {
+        return;
+    };
+    for (bytes, width) in [(&fat16, 2), (&fat32, 4)] {
+        let root_sectors = le16(bytes, 17) * 32 / 512;
+        let (starts, len) = fats(bytes);
+        let data = starts[1] + len + root_sectors * 512;
+        let (_, directory) = in_root(bytes, 0x10);
+        let place = data + (directory - 2) * usize::from(bytes[13]) * 512;
+        assert_eq!(&bytes[place..place + 11], b".          ");
+        for at in [place, place + 26] {
+            let cause = error_after(bytes, |bytes| bytes[at] ^= 1);
+            assert!(
+                matches!(cause, Cause::Corrupt(Corrupt::Structure { .. })),
+                "{cause}"
+            );
+        }
+        let (entry, file) = in_root(bytes, 0x20);
+        // Its chain begins elsewhere, in what is free.
+        let free = if width == 2 { 4400_u16 } else { 60_000 };
+        let cause = error_after(bytes, |bytes| {
+            bytes[entry + 26..entry + 28].copy_from_slice(&free.to_le_bytes())
+        });
+        assert!(
+            matches!(cause, Cause::Corrupt(Corrupt::Conflict { .. })),
+            "{cause}"
+        );
+        // Its whole chain is free.
+        let cause = error_after(bytes, |bytes| {
+            let mut cluster = file;
+            let at = |cluster| starts[0] + cluster * width;
+            while cluster < 0xfff0 {
+                let next = le16(bytes, at(cluster));
+                set_entry(bytes, width, cluster, 0);
+                cluster = next;
+            }
+        });
+        assert!(
+            matches!(cause, Cause::Corrupt(Corrupt::Conflict { .. })),
+            "{cause}"
+        );
+    }
+}
+
 #[test]
 fn two_readings_of_the_type_are_one_too_many() {
     let Some([fat12, fat16, fat32]) = samples() else {

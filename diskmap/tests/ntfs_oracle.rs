@@ -622,6 +622,31 @@ fn contradictions_are_found() {
             "{cause}"
         );
     }
+    // An index block of the root directory that the tree leads to is marked unused, or is torn.
+    let record = &sample.bytes[sample.mft + 5 * RECORD..][..RECORD];
+    let attribute = record
+        .windows(4)
+        .position(|bytes| bytes == [0xb0, 0, 0, 0])
+        .unwrap();
+    let bits = attribute + usize::from(record[attribute + 0x14]);
+    assert_eq!(record[bits] & 1, 1);
+    for index_bits in [0, 0xfe] {
+        let cause = error_after(&sample.bytes, |bytes| {
+            bytes[sample.mft + 5 * RECORD + bits] = index_bits
+        });
+        assert!(
+            matches!(cause, Cause::Corrupt(Corrupt::Structure { .. })),
+            "{cause}"
+        );
+    }
+    let index = sample
+        .bytes
+        .windows(4)
+        .step_by(512)
+        .position(|bytes| bytes == b"INDX")
+        .unwrap()
+        * 512;
+    error_after(&sample.bytes, |bytes| bytes[index + 510] ^= 1);
     // The boot sector contradicts its backup, the mirror the MFT.
     for at in [0x0d, 0x30, 0x38, 0x40] {
         error_after(&sample.bytes, |bytes| bytes[at] ^= 1);

@@ -2,7 +2,7 @@
 //!
 //! The allocation bitmap has no checksum. It is believed if the volume is not dirty, both boot
 //! regions are whole and agree, the up-case table matches its checksum, and the clusters of the
-//! bitmap, of the up-case table and of the root directory are marked in use. `PercentInUse` is
+//! bitmap, of the up-case table, of the root directory and of the files in it are marked in use. `PercentInUse` is
 //! advice that drivers leave behind wrong: it is not read.
 //!
 //! Source: Microsoft, "exFAT file system specification" 1.00 (2019).
@@ -38,20 +38,9 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
     let tables = [(root.bitmap, BITMAP), (root.up_case, UP_CASE)];
     let tables = tables.map(|(table, name)| (table.first_cluster, table.clusters, name));
     for (cluster, count, structure) in root.clusters.iter().map(single).chain(tables) {
-        let count = u64::from(count).saturating_mul(boot.sectors_per_cluster);
-        let extent = Extent {
-            first: boot.cluster_start(cluster),
-            count,
-        };
-        let at = free.runs().partition_point(|run| run.end() <= extent.first);
-        if free.runs().get(at).is_some_and(|run| run.overlaps(&extent)) {
-            let block = cluster.into();
-            return Err(window.fault(
-                extent.first.saturating_mul(boot.sector),
-                Corrupt::Conflict { structure, block },
-            ));
-        }
+        root::check_used(window, &boot, &free, cluster, count.into(), structure)?;
     }
+    root::check_files(window, &boot, &root, &free)?;
     let free_sectors = free_clusters.saturating_mul(boot.sectors_per_cluster);
     let used = boot.sectors.saturating_sub(free_sectors);
     let [a, b, c, d] = boot.serial.to_be_bytes();

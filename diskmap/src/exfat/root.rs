@@ -9,6 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::boot::Boot;
 use super::{BOOT, FAT, ROOT, UP_CASE};
 use crate::error::{Corrupt, Fault, Incompatible};
+use crate::extent::{Extent, FreeRuns};
 use crate::filesystem::text_field;
 use crate::source::Window;
 
@@ -16,6 +17,9 @@ const END_OF_DIRECTORY: u8 = 0x00;
 const ALLOCATION_BITMAP: u8 = 0x81;
 const UP_CASE_TABLE: u8 = 0x82;
 const VOLUME_LABEL: u8 = 0x83;
+const STREAM: u8 = 0xc0;
+/// A stream's flag: its clusters follow each other, and the FAT says nothing of them.
+const NO_FAT_CHAIN: u8 = 0x02;
 const ENTRY: usize = 32;
 /// The most bytes of a directory and of an up-case table.
 const MAX_DIRECTORY: u64 = 256 << 20;
@@ -24,12 +28,12 @@ const END_OF_CHAIN: u32 = 0xffff_ffff;
 /// Bytes of the directory read at once.
 const BATCH: u64 = 64 << 10;
 
-/// Entries 0x81 and 0x82.
+/// Entries 0x81, 0x82 and 0xc0, as far as they are read.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct RawTable {
     entry_type: u8,
-    /// Of a bitmap: to which FAT it belongs.
+    /// Of a bitmap: to which FAT it belongs. Of a stream: whether it has a chain.
     flags: u8,
     reserved0: [u8; 2],
     checksum: U32,
@@ -111,6 +115,29 @@ struct Found {
 
 /// Takes what matters from one cluster of the directory.
 fn look(window: &Window<'_>, boot: &Boot, cluster: u32, found: &mut Found) -> Result<(), Fault> {
+    let ended = each_entry(window, boot, cluster, |entry| {
+        match entry.first() {
+            Some(&ALLOCATION_BITMAP) => {
+                found.bitmaps = found.bitmaps.saturating_add(1);
+                found.bitmap = RawTable::read_from_bytes(entry).ok();
+            }
+            Some(&UP_CASE_TABLE) => found.up_case = RawTable::read_from_bytes(entry).ok(),
+            Some(&VOLUME_LABEL) => found.label = label(entry),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    found.ended = ended;
+    Ok(())
+}
+
+/// Visits the entries in one cluster of the directory; whether it ends there.
+fn each_entry(
+    window: &Window<'_>,
+    boot: &Boot,
+    cluster: u32,
+    mut visit: impl FnMut(&[u8]) -> Result<(), Fault>,
+) -> Result<bool, Fault> {
     let start = boot.cluster_start(cluster).saturating_mul(boot.sector);
     let mut bytes = Vec::new();
     let mut at = 0;
@@ -119,21 +146,82 @@ fn look(window: &Window<'_>, boot: &Boot, cluster: u32, found: &mut Found) -> Re
         bytes.resize(usize::try_from(len).unwrap_or(usize::MAX), 0);
         window.read(&mut bytes, start.saturating_add(at))?;
         for entry in bytes.chunks_exact(ENTRY) {
-            match entry.first() {
-                Some(&END_OF_DIRECTORY) | None => {
-                    found.ended = true;
-                    return Ok(());
-                }
-                Some(&ALLOCATION_BITMAP) => {
-                    found.bitmaps = found.bitmaps.saturating_add(1);
-                    found.bitmap = RawTable::read_from_bytes(entry).ok();
-                }
-                Some(&UP_CASE_TABLE) => found.up_case = RawTable::read_from_bytes(entry).ok(),
-                Some(&VOLUME_LABEL) => found.label = label(entry),
-                Some(_) => {}
+            if entry.first() == Some(&END_OF_DIRECTORY) {
+                return Ok(true);
             }
+            visit(entry)?;
         }
         at = at.saturating_add(len);
+    }
+    Ok(false)
+}
+
+/// Refuses a bitmap that calls free what the files of the root directory begin with, or lie in
+/// as a whole where they have no chain.
+pub(super) fn check_files(
+    window: &Window<'_>,
+    boot: &Boot,
+    root: &Root,
+    free: &FreeRuns,
+) -> Result<(), Fault> {
+    for &cluster in &root.clusters {
+        let ended = each_entry(window, boot, cluster, |entry| {
+            if entry.first() != Some(&STREAM) {
+                return Ok(());
+            }
+            let Ok(raw) = RawTable::read_from_bytes(entry) else {
+                return Ok(());
+            };
+            let first = raw.first_cluster.get();
+            if first == 0 {
+                return Ok(());
+            }
+            let clusters = if raw.flags & NO_FAT_CHAIN == 0 {
+                1
+            } else {
+                raw.data_length.get().div_ceil(boot.cluster()).max(1)
+            };
+            let last = u64::from(first).saturating_add(clusters).saturating_sub(1);
+            let last = u32::try_from(last).unwrap_or(u32::MAX);
+            let structure = ROOT;
+            if !boot.holds(first) || !boot.holds(last) {
+                let block = first.into();
+                return Err(window.fault(0, Corrupt::Outside { structure, block }));
+            }
+            check_used(
+                window,
+                boot,
+                free,
+                first,
+                clusters,
+                "a file of exFAT and free space",
+            )
+        })?;
+        if ended {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses clusters that are free.
+pub(super) fn check_used(
+    window: &Window<'_>,
+    boot: &Boot,
+    free: &FreeRuns,
+    cluster: u32,
+    count: u64,
+    structure: &'static str,
+) -> Result<(), Fault> {
+    let extent = Extent {
+        first: boot.cluster_start(cluster),
+        count: count.saturating_mul(boot.sectors_per_cluster),
+    };
+    let at = free.runs().partition_point(|run| run.end() <= extent.first);
+    if free.runs().get(at).is_some_and(|run| run.overlaps(&extent)) {
+        let block = cluster.into();
+        let at = extent.first.saturating_mul(boot.sector);
+        return Err(window.fault(at, Corrupt::Conflict { structure, block }));
     }
     Ok(())
 }

@@ -198,9 +198,13 @@ impl RawBoot {
         if !root_bytes.is_multiple_of(sector.into()) {
             return Err(("BPB_RootEntCnt", root_entries));
         }
-        let total = match self.total_sectors_16.get() {
-            0 => u64::from(self.total_sectors_32.get()),
-            total => total.into(),
+        let (small, large) = (self.total_sectors_16.get(), self.total_sectors_32.get());
+        let total = match small {
+            0 => u64::from(large),
+            _ if large != 0 && large != small.into() => {
+                return Err(("BPB_TotSec32", large.into()));
+            }
+            _ => small.into(),
         };
         let fats = u64::from(self.fats).saturating_mul(fat_sectors);
         let root_start = reserved.saturating_add(fats);

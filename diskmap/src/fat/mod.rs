@@ -2,7 +2,7 @@
 //!
 //! FAT has neither magic numbers nor checksums. What is believed must fit together: the fields of
 //! the boot sector and of FAT32's backup of it, the media byte that the table repeats, two tables that are equal, chains that
-//! stay inside and in use. The free count in FAT32's FSInfo sector is advice that drivers leave
+//! stay inside and in use, directories that begin with themselves. The free count in FAT32's FSInfo sector is advice that drivers leave
 //! behind wrong after a crash and check themselves; it proves nothing and is not read.
 //!
 //! Source: Microsoft, "FAT: General Overview of On-Disk Format" 1.03; detection also follows
@@ -11,17 +11,18 @@
 #![warn(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod boot;
-mod label;
+mod root;
 mod table;
 
 use crate::error::{Corrupt, Fault, Incompatible};
-use crate::extent::{Extent, FreeRuns};
+use crate::extent::FreeRuns;
 use crate::filesystem::{Filesystem, Mapped, Parsed};
 use crate::source::Window;
 use boot::{Geometry, RawBoot};
 
 const BOOT: &str = "FAT boot sector";
 const TABLE: &str = "FAT";
+const ROOT: &str = "root directory of FAT";
 
 /// Whether a boot sector of FAT seems to stand at the start.
 pub(crate) fn detect(window: &Window<'_>) -> Result<Option<u64>, Fault> {
@@ -40,7 +41,7 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
     if let Some(root) = geometry.root_cluster {
         check_root(window, &geometry, root, &table.free)?;
     }
-    let label = label::read(window, &geometry)?;
+    let label = root::read(window, &geometry, &table.free)?;
     let free_sectors = table
         .free_clusters
         .saturating_mul(geometry.sectors_per_cluster.into());
@@ -76,15 +77,10 @@ fn check_root(
         let structure = BOOT;
         return Err(window.fault(0, Corrupt::Outside { structure, block }));
     }
-    let extent = Extent {
-        first: geometry.cluster_start(root),
-        count: geometry.sectors_per_cluster.into(),
-    };
-    let at = free.runs().partition_point(|run| run.end() <= extent.first);
-    if free.runs().get(at).is_some_and(|run| run.overlaps(&extent)) {
+    if root::is_free(geometry, free, root) {
         let structure = "the root directory of FAT32 and free space";
         return Err(window.fault(
-            geometry.to_bytes(extent.first),
+            geometry.to_bytes(geometry.cluster_start(root)),
             Corrupt::Conflict { structure, block },
         ));
     }

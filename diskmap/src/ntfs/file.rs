@@ -151,7 +151,11 @@ impl<'a> Volume<'a> {
 
     /// A record that must be in use. `name` is that of its file.
     pub(super) fn record(&self, number: u64, name: &'static str) -> Result<Record, Fault> {
-        self.record_by(&self.mft, number, name)
+        let record = self.record_by(&self.mft, number, name)?;
+        if record.base != 0 {
+            return Err(self.damaged(name, "has the record of another file"));
+        }
+        Ok(record)
     }
 
     fn record_by(&self, mft: &Stream, number: u64, name: &'static str) -> Result<Record, Fault> {

@@ -269,7 +269,7 @@ fn special_files(
             Special::Hibernation => (Content::Hibernation, "NTFS hibernation file"),
         };
         let record = volume.record(reference & REFERENCE, name)?;
-        if u64::from(record.sequence) != reference >> 48 || record.base != 0 {
+        if u64::from(record.sequence) != reference >> 48 {
             return Err(volume.damaged(name, "is not what the root directory names"));
         }
         let contents = volume.contents(&record, DATA, &[], name)?;

@@ -24,7 +24,10 @@ const HEADER_IN_BLOCK: usize = 0x18;
 /// Offsets in an entry.
 const NAME_LENGTH: usize = 0x50;
 const NAME_START: usize = 0x52;
+const ENTRY_NODE: u16 = 0x0001;
 const ENTRY_END: u16 = 0x0002;
+/// Bytes of the bitmap of index blocks: enough for 32 GiB of them.
+const MAX_BITMAP: usize = 1 << 20;
 /// More matches than a directory can have: each name once, and once as a DOS name.
 const MAX_FOUND: usize = 64;
 
@@ -67,10 +70,17 @@ pub(super) struct Root {
     pub(super) clusters: Option<Stream>,
 }
 
+/// What the entries of a block or of the index root name.
+#[derive(Default)]
+struct Named {
+    special: Vec<(Special, u64)>,
+    /// Blocks further down the tree, by their numbers as they stand there.
+    children: Vec<u64>,
+}
+
 /// Looks through the directory.
 pub(super) fn read(volume: &Volume<'_>, record: &Record) -> Result<Root, Fault> {
     let bad = |problem| volume.damaged(NAME, problem);
-    let mut special = Vec::new();
     let Some(Contents::Resident(root)) = volume.contents(record, INDEX_ROOT, &I30, NAME)? else {
         return Err(bad("has no index"));
     };
@@ -80,99 +90,107 @@ pub(super) fn read(volume: &Volume<'_>, record: &Record) -> Result<Root, Fault> 
         .map(u32::from_le_bytes)
         .filter(|size| size.is_power_of_two() && (512..=65536).contains(size))
         .ok_or_else(|| bad("has a bad index block size"))?;
-    entries(&root, HEADER_IN_ROOT, &mut special).ok_or_else(|| bad("has a bad index root"))?;
+    let mut named = Named::default();
+    entries(&root, HEADER_IN_ROOT, &mut named).ok_or_else(|| bad("has a bad index root"))?;
     let clusters = match volume.contents(record, INDEX_ALLOCATION, &I30, NAME)? {
-        None => None,
-        Some(Contents::Resident(_)) => return Err(bad("has its index blocks in its record")),
+        None if named.children.is_empty() => None,
+        None | Some(Contents::Resident(_)) => return Err(bad("has no index blocks")),
         Some(Contents::Clusters(stream)) => {
-            blocks(volume, record, &stream, block, &mut special)?;
+            blocks(volume, record, &stream, block, &mut named)?;
             Some(stream)
         }
     };
+    let mut special = named.special;
     special.sort_unstable_by_key(|&(_, reference)| reference);
     special.dedup();
     Ok(Root { special, clusters })
 }
 
-/// Looks through the index blocks that are in use.
+/// Looks through the index blocks that are in use. All that the tree leads to must be.
 fn blocks(
     volume: &Volume<'_>,
     record: &Record,
     stream: &Stream,
     block: u32,
-    special: &mut Vec<(Special, u64)>,
+    named: &mut Named,
 ) -> Result<(), Fault> {
     let bad = |problem| volume.damaged(NAME, problem);
-    let bitmap = volume
-        .contents(record, BITMAP, &I30, NAME)?
-        .ok_or_else(|| bad("has no bitmap of index blocks"))?;
-    let count = stream.data_size.checked_div(block.into()).unwrap_or(0);
+    let size = u64::from(block);
+    let bitmap = match volume.contents(record, BITMAP, &I30, NAME)? {
+        Some(Contents::Resident(bytes)) => bytes,
+        Some(Contents::Clusters(stream)) => {
+            let len = usize::try_from(stream.data_size)
+                .ok()
+                .filter(|&len| len <= MAX_BITMAP)
+                .ok_or_else(|| bad("is too large"))?;
+            let mut bytes = vec![0; len];
+            volume.read(&stream, &mut bytes, 0, NAME)?;
+            bytes
+        }
+        None => return Err(bad("has no bitmap of index blocks")),
+    };
+    let is_used = |index: u64| {
+        let byte = usize::try_from(index / 8).ok();
+        let byte = byte.and_then(|at| bitmap.get(at));
+        byte.is_some_and(|byte| byte >> (index % 8) & 1 == 1)
+    };
+    // Blocks smaller than a cluster are numbered in units of 512 bytes.
+    let unit = if size < volume.boot.cluster {
+        512
+    } else {
+        volume.boot.cluster
+    };
+    let check = |named: &mut Named| {
+        let is_there = |child: u64| {
+            let at = child.checked_mul(unit)?;
+            let whole = at.is_multiple_of(size) && at < stream.data_size;
+            (whole && is_used(at.checked_div(size)?)).then_some(())
+        };
+        let all = named.children.drain(..).try_for_each(is_there);
+        all.ok_or_else(|| bad("leads to an index block that is not in use"))
+    };
+    check(named)?;
+    let count = stream.data_size.checked_div(size).unwrap_or(0);
     let mut bytes = vec![0; usize::try_from(block).unwrap_or(usize::MAX)];
-    let mut bits = [0; 4096];
-    let bits_len = u64::try_from(bits.len()).unwrap_or(u64::MAX);
-    for index in 0..count {
-        let byte = index / 8;
-        if index.is_multiple_of(bits_len.saturating_mul(8)) {
-            bits.fill(0);
-            match &bitmap {
-                Contents::Resident(all) => {
-                    let all = usize::try_from(byte).ok().and_then(|at| all.get(at..));
-                    let all = all.unwrap_or_default();
-                    let len = all.len().min(bits.len());
-                    for (to, from) in bits.iter_mut().zip(all.iter().take(len)) {
-                        *to = *from;
-                    }
-                }
-                Contents::Clusters(all) => {
-                    let left = all.data_size.saturating_sub(byte).min(bits_len);
-                    let len = usize::try_from(left).unwrap_or(0);
-                    if let Some(part) = bits.get_mut(..len) {
-                        volume.read(all, part, byte, NAME)?;
-                    }
-                }
-            }
-        }
-        let at = usize::try_from(byte.checked_rem(bits_len).unwrap_or(0)).unwrap_or(0);
-        let used = bits
-            .get(at)
-            .is_some_and(|bits| bits >> (index % 8) & 1 == 1);
-        if used {
-            let place = index.saturating_mul(block.into());
-            volume.read(stream, &mut bytes, place, NAME)?;
-            unprotect(&mut bytes, *b"INDX").map_err(&bad)?;
-            entries(&bytes, HEADER_IN_BLOCK, special)
-                .ok_or_else(|| bad("has a bad index block"))?;
-        }
+    for index in (0..count).filter(|&index| is_used(index)) {
+        volume.read(stream, &mut bytes, index.saturating_mul(size), NAME)?;
+        unprotect(&mut bytes, *b"INDX").map_err(&bad)?;
+        entries(&bytes, HEADER_IN_BLOCK, named).ok_or_else(|| bad("has a bad index block"))?;
+        check(named)?;
     }
     Ok(())
 }
 
-/// Adds the special ones of the entries behind an index header.
-fn entries(bytes: &[u8], header: usize, special: &mut Vec<(Special, u64)>) -> Option<()> {
+/// Adds what the entries behind an index header name.
+fn entries(bytes: &[u8], header: usize, named: &mut Named) -> Option<()> {
     let bytes = bytes.get(header..)?;
     let (raw, _) = RawHeader::ref_from_prefix(bytes).ok()?;
     let bytes = bytes.get(..usize::try_from(raw.index_length.get()).ok()?)?;
     let mut rest = bytes.get(usize::try_from(raw.entries_offset.get()).ok()?..)?;
     loop {
         let (raw, _) = RawEntry::ref_from_prefix(rest).ok()?;
-        if raw.flags.get() & ENTRY_END != 0 {
-            return Some(());
-        }
         let length = usize::from(raw.length.get());
         if length < size_of::<RawEntry>() {
             return None;
         }
         let (entry, later) = rest.split_at_checked(length)?;
+        if raw.flags.get() & ENTRY_NODE != 0 {
+            let child = entry.last_chunk::<8>()?;
+            named.children.push(u64::from_le_bytes(*child));
+        }
+        if raw.flags.get() & ENTRY_END != 0 {
+            return Some(());
+        }
         let characters = usize::from(*entry.get(NAME_LENGTH)?);
         let name = entry.get(NAME_START..)?.get(..characters.checked_mul(2)?)?;
         let kind = SPECIAL.iter().find(|(wanted, _)| is_name(name, wanted));
         if let Some(&(_, kind)) = kind {
             let found = (kind, raw.reference.get());
-            if !special.contains(&found) {
-                if special.len() >= MAX_FOUND {
+            if !named.special.contains(&found) {
+                if named.special.len() >= MAX_FOUND {
                     return None;
                 }
-                special.push(found);
+                named.special.push(found);
             }
         }
         rest = later;
