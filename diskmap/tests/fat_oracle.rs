@@ -375,7 +375,7 @@ fn the_root_directory_agrees_with_the_table() {
         // Its chain begins elsewhere, in what is free.
         let free = if width == 2 { 4400_u16 } else { 60_000 };
         let cause = error_after(bytes, |bytes| {
-            bytes[entry + 26..entry + 28].copy_from_slice(&free.to_le_bytes())
+            bytes[entry + 26..entry + 28].copy_from_slice(&free.to_le_bytes());
         });
         assert!(
             matches!(cause, Cause::Corrupt(Corrupt::Conflict { .. })),
