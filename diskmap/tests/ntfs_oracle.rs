@@ -632,7 +632,7 @@ fn contradictions_are_found() {
     assert_eq!(record[bits] & 1, 1);
     for index_bits in [0, 0xfe] {
         let cause = error_after(&sample.bytes, |bytes| {
-            bytes[sample.mft + 5 * RECORD + bits] = index_bits
+            bytes[sample.mft + 5 * RECORD + bits] = index_bits;
         });
         assert!(
             matches!(cause, Cause::Corrupt(Corrupt::Structure { .. })),
