@@ -38,8 +38,8 @@ const EXAMPLES: &str = "Examples:
   imagezip --format ndz --unsigned --unencrypted /dev/sda1 slice.ndz
 
 Only what partition tables and filesystems say is in use is read; what is not understood is saved whole (--info shows
-what that is, and why). The keys are made by imagekey. A delta is installed with imageunzip --base golden.frz update.frz, or on a
-disk that holds golden.frz. --compare ends with 0 whether the disk differs or not; --json tells which sectors may.";
+what that is, and why). The keys are made by imagekey. A delta is installed with imageunzip --base golden.frz update.frz,
+or on a disk that holds golden.frz. --compare ends with 0 whether the disk differs or not; --json tells which sectors may.";
 
 const USAGE: &str = "imagezip [OPTIONS] --sign <FILE> --key <FILE> <SOURCE> <IMAGE>
        imagezip [OPTIONS] --sign <FILE> --key <FILE> --base <BASE> <SOURCE> <DELTA>
