@@ -151,6 +151,8 @@ lvm() { # name, sizes of logical volumes
   lvremove $quiet -y golden/volume2m
   lvcreate $quiet -an -Zn -Wn -y -l 100%FREE -n rest golden || true
   losetup --detach "$device"
+  # The first volume begins where the first extent does.
+  mke2fs -q -F -t ext4 -b 1024 -E offset=1048576 disk 4096
   pack "$1"
 }
 lvm lvm "4m 2m 8m 3m"

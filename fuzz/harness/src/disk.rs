@@ -33,11 +33,16 @@ macro_rules! packed {
 }
 
 packed! {
-    table: "table-gpt", "table-mbr";
+    table: "table-gpt", "table-mbr", "table-bsd";
     ext: "ext-ext4", "ext-ext4-4k", "ext-ext2", "ext-ext3", "ext-bigalloc", "ext-uninit", "ext-meta-bg";
     xfs: "xfs-v5", "xfs-v5-1k", "xfs-v4";
     btrfs: "btrfs-single", "btrfs-dup", "btrfs-mixed";
     fat: "fat-12", "fat-16", "fat-32";
+    exfat: "exfat";
+    ntfs: "ntfs-4k", "ntfs-512";
+    f2fs: "f2fs", "f2fs-extra";
+    ufs: "ufs-1", "ufs-2";
+    lvm: "lvm";
     swap: "swap";
 }
 

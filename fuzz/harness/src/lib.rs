@@ -25,7 +25,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 19] = [
     ("header", header::feed),
     ("chunk", chunk::feed),
     ("layout", layout::feed),
@@ -39,5 +39,10 @@ pub const TARGETS: [Target; 14] = [
     ("xfs", disk::xfs),
     ("btrfs", disk::btrfs),
     ("fat", disk::fat),
+    ("exfat", disk::exfat),
+    ("ntfs", disk::ntfs),
+    ("f2fs", disk::f2fs),
+    ("ufs", disk::ufs),
+    ("lvm", disk::lvm),
     ("swap", disk::swap),
 ];

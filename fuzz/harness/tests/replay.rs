@@ -50,7 +50,8 @@ macro_rules! replay {
 }
 
 replay!(
-    header, chunk, layout, manifest, image, keys, age, ndz, table, ext, xfs, btrfs, fat, swap
+    header, chunk, layout, manifest, image, keys, age, ndz, table, ext, xfs, btrfs, fat, exfat,
+    ntfs, f2fs, ufs, lvm, swap
 );
 
 /// The seeds in the repository are those that `examples/seeds.rs` writes; wrapped keys are random.

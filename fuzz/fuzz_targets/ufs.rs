@@ -1,0 +1,6 @@
+//! Target `ufs`: see fuzz/harness/src/disk.rs.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: { fuzz_harness::disk::bases("ufs"); }, |data: &[u8]| {
+    fuzz_harness::disk::ufs(data);
+});
