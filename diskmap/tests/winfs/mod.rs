@@ -120,9 +120,21 @@ pub(crate) fn mounted(command: &str, mount: &Path, work: impl FnOnce()) {
         assert!(server.try_wait().unwrap().is_none(), "{command}: ended");
         std::thread::sleep(Duration::from_millis(5));
     }
-    work();
-    run(&format!("umount {}", mount.display()), "");
+    {
+        let _unmount = Unmount(mount);
+        work();
+    }
     assert!(server.wait().unwrap().success(), "{command}: failed");
+}
+
+/// Unmounts when it goes, so that no failing test leaves a mount behind.
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let status = Command::new("umount").arg(self.0).status();
+        assert!(status.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
 }
 
 /// Whether filesystems in user space can be mounted.
