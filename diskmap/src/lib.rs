@@ -7,7 +7,8 @@
 //!
 //! The crate does no I/O of its own; it reads through [`ReadAt`]. What is understood: GPT, MBR
 //! with logical partitions, or no table; ext2, ext3 and ext4; swap areas; FAT12, FAT16 and
-//! FAT32; NTFS; exFAT; Btrfs on one device; XFS; F2FS; logical volumes of LVM2.
+//! FAT32; NTFS; exFAT; Btrfs on one device; XFS; F2FS; UFS1 and UFS2; logical volumes of LVM2;
+//! partitions of BSD disklabels.
 //!
 //! ```
 //! let disk = vec![0_u8; 1 << 20];

@@ -5,7 +5,8 @@
 use zerocopy::byteorder::{ByteOrder, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::superblock::{RawSum, Sum, Superblock, hash_without};
+use super::raw::{RawSum, Sum};
+use super::superblock::{Superblock, hash_without};
 use crate::bitmap;
 use crate::error::{Corrupt, Fault};
 use crate::extent::{Extent, FreeRuns};

@@ -7,6 +7,7 @@
 #![warn(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 mod group;
+mod raw;
 mod superblock;
 
 use zerocopy::{BigEndian, LittleEndian};

@@ -3,9 +3,10 @@
 #![warn(clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 use crc::{CRC_32_ISCSI, Crc};
-use zerocopy::byteorder::{BigEndian, ByteOrder, I32, LittleEndian, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout};
+use zerocopy::FromBytes;
+use zerocopy::byteorder::{BigEndian, ByteOrder, LittleEndian};
 
+use super::raw::{HASH_OFFSET, RawSuperblock, Sum};
 use super::{DIRTY, NAME, not_clean, unsupported};
 use crate::error::{Corrupt, Fault, Incompatible};
 use crate::extent::Extent;
@@ -22,7 +23,6 @@ const MAGIC_UFS2EA: u32 = 0x1901_2038;
 /// FreeBSD: `newfs` did not finish.
 const MAGIC_UNFINISHED: u32 = 0x1996_0408;
 const MAX_SIZE: u32 = 8192;
-const HASH_OFFSET: usize = 1304;
 /// `calculate_crc32c(~0, ...)`: without the final inversion.
 pub(super) const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 const STRUCTURE: &str = "UFS superblock";
@@ -51,127 +51,6 @@ const FLAGS_HARMLESS: u32 = FLAG_SOFTDEP
 const HASH_SUPERBLOCK: u32 = 0x01;
 const HASH_GROUPS: u32 = 0x02;
 const HASHES_KNOWN: u32 = 0x1f;
-
-/// `struct csum`.
-#[derive(FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub(super) struct RawSum<O: ByteOrder> {
-    ndir: U32<O>,
-    nbfree: U32<O>,
-    nifree: U32<O>,
-    nffree: U32<O>,
-}
-
-/// `struct csum_total`.
-#[derive(FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct RawTotal<O: ByteOrder> {
-    ndir: U64<O>,
-    nbfree: U64<O>,
-    nifree: U64<O>,
-    nffree: U64<O>,
-    spare: [U64<O>; 4],
-}
-
-#[derive(FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
-struct RawSuperblock<O: ByteOrder> {
-    unused0: [U32<O>; 2],
-    sblkno: U32<O>,
-    cblkno: U32<O>,
-    iblkno: U32<O>,
-    dblkno: U32<O>,
-    old_cgoffset: U32<O>,
-    old_cgmask: U32<O>,
-    old_time: U32<O>,
-    old_size: U32<O>,
-    old_dsize: U32<O>,
-    ncg: U32<O>,
-    bsize: U32<O>,
-    fsize: U32<O>,
-    frag: U32<O>,
-    unused1: [U32<O>; 5],
-    bshift: I32<O>,
-    fshift: I32<O>,
-    unused2: [U32<O>; 2],
-    fragshift: I32<O>,
-    fsbtodb: I32<O>,
-    sbsize: U32<O>,
-    unused3: [U32<O>; 3],
-    inopb: U32<O>,
-    unused4: [U32<O>; 5],
-    id: [U32<O>; 2],
-    old_csaddr: U32<O>,
-    cssize: U32<O>,
-    cgsize: U32<O>,
-    unused5: [U32<O>; 5],
-    ipg: U32<O>,
-    fpg: U32<O>,
-    old_cstotal: RawSum<O>,
-    fmod: u8,
-    clean: u8,
-    ronly: u8,
-    old_flags: u8,
-    fsmnt: [u8; 468],
-    volname: [u8; 32],
-    unused6: [u8; 288],
-    sblockloc: U64<O>,
-    cstotal: RawTotal<O>,
-    time: U64<O>,
-    size: U64<O>,
-    dsize: U64<O>,
-    csaddr: U64<O>,
-    pendingblocks: U64<O>,
-    pendinginodes: U32<O>,
-    unused7: [u8; 188],
-    ckhash: U32<O>,
-    metackhash: U32<O>,
-    flags: U32<O>,
-    contigsumsize: I32<O>,
-    unused8: [u8; 52],
-    magic: U32<O>,
-}
-
-/// Free blocks and fragments, and what else is counted with them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Sum {
-    pub(super) directories: u64,
-    pub(super) free_blocks: u64,
-    pub(super) free_inodes: u64,
-    pub(super) free_fragments: u64,
-}
-
-impl Sum {
-    pub(super) fn add(&mut self, other: &Self) {
-        let add = |one: &mut u64, other: u64| *one = one.saturating_add(other);
-        add(&mut self.directories, other.directories);
-        add(&mut self.free_blocks, other.free_blocks);
-        add(&mut self.free_inodes, other.free_inodes);
-        add(&mut self.free_fragments, other.free_fragments);
-    }
-}
-
-impl<O: ByteOrder> RawSum<O> {
-    pub(super) fn to_sum(&self) -> Sum {
-        Sum {
-            directories: self.ndir.get().into(),
-            free_blocks: self.nbfree.get().into(),
-            free_inodes: self.nifree.get().into(),
-            free_fragments: self.nffree.get().into(),
-        }
-    }
-}
-
-impl<O: ByteOrder> RawTotal<O> {
-    fn to_sum(&self) -> Sum {
-        Sum {
-            directories: self.ndir.get(),
-            free_blocks: self.nbfree.get(),
-            free_inodes: self.nifree.get(),
-            free_fragments: self.nffree.get(),
-        }
-    }
-}
 
 /// A superblock that makes sense. All places are in fragments.
 pub(super) struct Superblock {
@@ -622,43 +501,4 @@ fn sizes<O: ByteOrder>(
         count: u64::from(raw.cssize.get().div_ceil(fsize.max(1))),
     };
     Ok((size, summary, total))
-}
-
-#[cfg(test)]
-mod tests {
-    use core::mem::offset_of;
-
-    use super::*;
-
-    #[test]
-    fn the_layout_is_that_of_fs_h() {
-        type Raw = RawSuperblock<LittleEndian>;
-        // FreeBSD's CTASSERT in fs.h.
-        assert_eq!(size_of::<Raw>(), 1376);
-        let offsets = [
-            (offset_of!(Raw, ncg), 44),
-            (offset_of!(Raw, bshift), 80),
-            (offset_of!(Raw, fragshift), 96),
-            (offset_of!(Raw, sbsize), 104),
-            (offset_of!(Raw, inopb), 120),
-            (offset_of!(Raw, id), 144),
-            (offset_of!(Raw, cssize), 156),
-            (offset_of!(Raw, ipg), 184),
-            (offset_of!(Raw, old_cstotal), 192),
-            (offset_of!(Raw, clean), 209),
-            (offset_of!(Raw, volname), 680),
-            (offset_of!(Raw, sblockloc), 1000),
-            (offset_of!(Raw, cstotal), 1008),
-            (offset_of!(Raw, size), 1080),
-            (offset_of!(Raw, csaddr), 1096),
-            (offset_of!(Raw, pendinginodes), 1112),
-            (offset_of!(Raw, ckhash), HASH_OFFSET),
-            (offset_of!(Raw, flags), 1312),
-            (offset_of!(Raw, contigsumsize), 1316),
-            (offset_of!(Raw, magic), 1372),
-        ];
-        for (is, should) in offsets {
-            assert_eq!(is, should);
-        }
-    }
 }
