@@ -6,6 +6,7 @@
     reason = "a test may panic"
 )]
 
+mod btrfs;
 mod common;
 
 use std::collections::BTreeMap;
@@ -199,7 +200,7 @@ fn dump(image: &Path) -> Dump {
         }
     }
     let block_groups = if header.contains("BLOCK_GROUP_TREE") {
-        dump("block-group")
+        dump("11")
     } else {
         String::new()
     };
@@ -516,6 +517,36 @@ fn another_metadata_uuid() {
     make(&image, 300, "");
     run(&format!("btrfstune -m {}", image.display()), "");
     compare(&image);
+}
+
+#[test]
+fn block_group_tree() {
+    if !have_all() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk");
+    make(&image, 300, "");
+    let fresh = dump(&image);
+    btrfs::add_block_group_tree(&image, |address| {
+        let places = fresh.places(address, fresh.nodesize);
+        places.map(|place| place.first).collect()
+    });
+    {
+        let mounted = Mounted::new(&image, ",clear_cache");
+        populate(&mounted.directory);
+        let at = mounted.directory.display();
+        run(&format!("btrfs balance start --full-balance {at}"), "");
+    }
+    let map = compare(&image);
+    let filesystem = map.partitions[0].contents.filesystem.as_ref().unwrap();
+    assert!(
+        filesystem
+            .features
+            .iter()
+            .any(|name| name == "BLOCK_GROUP_TREE")
+    );
+    prove(&image);
 }
 
 #[test]
