@@ -9,7 +9,7 @@ use crate::filesystem::{Container, Filesystem, Inner, Mapped, Parsed};
 use crate::pieces::Pieces;
 use crate::signature;
 use crate::source::{ReadAt, Window};
-use crate::table::{Slice, Table, TableKind};
+use crate::table::{self, Slice, Table, TableKind};
 
 /// What a partition or a volume holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,6 +261,14 @@ impl Prober<'_> {
             },
             Err(fault) => (RAW, Err(fault)),
         };
+        // A BSD label has boot code beside it that holds a table for show.
+        let may_have_table = !outermost || kind == signature::BSD;
+        let parsed = parsed.and_then(|parsed| {
+            if !may_have_table {
+                refuse_table(window, kind, self.options.sector_size)?;
+            }
+            Ok(parsed)
+        });
         let parsed = parsed.and_then(|parsed| match parsed {
             Parsed::Container(container) => {
                 check_volumes(window, &container).map(|()| Parsed::Container(container))
@@ -376,6 +384,21 @@ impl Prober<'_> {
         volume.contents = look.contents;
         Ok((volume, found))
     }
+}
+
+/// Refuses what stands in a partition with a partition table of its own, as the disk of a virtual
+/// machine has: a table in sector 0 leaves intact what an older filesystem of the whole partition
+/// has further behind, such as the superblock of ext.
+fn refuse_table(window: &Window<'_>, kind: &'static str, sector_size: u32) -> Result<(), Fault> {
+    let table = table::read(window, sector_size)?;
+    // One that names what it stands in, for systems that want a table on every disk.
+    let is_own = table.slices.iter().all(|slice| slice.extent.first == 0);
+    if table.kind == TableKind::None || (table.kind == TableKind::Mbr && is_own) {
+        return Ok(());
+    }
+    let first = "a partition table";
+    let second = kind;
+    Err(window.fault(0, Incompatible::Ambiguous { first, second }))
 }
 
 /// The name of the one thing that claims the window. A BSD label stands in the boot area of the

@@ -13,6 +13,36 @@ use diskmap::{Cause, Corrupt, Effect, Error, Extent, Incompatible, Options};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
+/// The disk of a virtual machine in a partition, over an older filesystem.
+#[test]
+fn a_table_in_a_partition_makes_it_raw() {
+    if !tools() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (path, expected) = disk(directory.path(), Script::Sfdisk(MBR), &MBR_EXT);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let start = 2048 * 512;
+    let mut sector = bytes[start..start + 512].to_vec();
+    set_slot(&mut sector, 0, 100, 1000);
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    bytes[start..start + 512].copy_from_slice(&sector);
+    let map = map(&bytes);
+    check(&map);
+    let [warning] = &map.warnings[..] else {
+        panic!("{:?}", map.warnings)
+    };
+    assert_eq!(warning.effect, Effect::RawPartition);
+    let ambiguous = matches!(
+        warning.cause,
+        Cause::Incompatible(Incompatible::Ambiguous { .. })
+    );
+    assert!(ambiguous, "{warning}");
+    let rest = expected.partition_point(|run| run.first < 63_488);
+    assert!(rest > 0);
+    assert_eq!(free(&map), expected[rest..]);
+}
+
 #[test]
 fn overlapping_and_outlying_partitions_are_copied_raw() {
     if !tools() {
