@@ -211,6 +211,7 @@ fn contents_json(contents: &Contents) -> Value {
 fn table_name(map: &DiskMap) -> String {
     match map.table {
         TableKind::None => "no partition table".into(),
+        kind if map.hybrid => format!("{kind} with a hybrid MBR"),
         kind => kind.to_string(),
     }
 }
