@@ -3,7 +3,7 @@
 use anyhow::Result;
 use e2e::filesystem::aged::Holds;
 use e2e::filesystem::mounted::{By, Mounted};
-use e2e::filesystem::unmounted::Fat;
+use e2e::filesystem::unmounted::{F2fs, Fat, Ufs};
 use e2e::filesystem::{Lies, ext, survives};
 
 macro_rules! ext_mounted {
@@ -71,6 +71,24 @@ const BTRFS: Mounted = Mounted {
     ..XFS
 };
 
+const NTFS: Mounted = Mounted {
+    kind: "NTFS",
+    make: "mkntfs -q -Q",
+    check: "ntfsfix -n",
+    by: By::Fuse("ntfs-3g"),
+    slack: 1500 * 16384,
+    ..XFS
+};
+
+const EXFAT: Mounted = Mounted {
+    kind: "exFAT",
+    make: "mkfs.exfat",
+    check: "fsck.exfat -n",
+    by: By::Fuse("mount.exfat-fuse"),
+    holds: Holds::PlainFiles,
+    ..NTFS
+};
+
 macro_rules! mounted {
     ($($name:ident: $lies:ident, $mib:literal MiB, $base:ident, $make:literal;)*) => {
         $(#[test]
@@ -89,6 +107,14 @@ mounted! {
     btrfs_single: Alone, 160 MiB, BTRFS, "mkfs.btrfs -q -f -K -m single -n 4096 --csum xxhash";
     btrfs_mixed: Alone, 160 MiB, BTRFS, "mkfs.btrfs -q -f -K -M --csum blake2";
     btrfs_large_sectors: OnLargeSectors, 160 MiB, BTRFS, "mkfs.btrfs -q -f -K -O ^no-holes --csum sha256";
+    ntfs: InPartition, 80 MiB, NTFS, "mkntfs -q -Q";
+    ntfs_512: Alone, 80 MiB, NTFS, "mkntfs -q -Q -c 512";
+    ntfs_16k: InPartition, 112 MiB, NTFS, "mkntfs -q -Q -c 16384";
+    ntfs_large_sectors: OnLargeSectors, 80 MiB, NTFS, "mkntfs -q -Q";
+    exfat: InPartition, 80 MiB, EXFAT, "mkfs.exfat";
+    exfat_512: Alone, 64 MiB, EXFAT, "mkfs.exfat -c 512";
+    exfat_8k: InPartition, 96 MiB, EXFAT, "mkfs.exfat -c 8K";
+    exfat_large_sectors: OnLargeSectors, 80 MiB, EXFAT, "mkfs.exfat";
 }
 
 macro_rules! fat {
@@ -106,4 +132,36 @@ fat! {
     fat32: InPartition, 80 MiB, "FAT32", "-F 32 -s 1", 512;
     fat32_1k: Alone, 80 MiB, "FAT32", "-F 32 -s 2", 1024;
     fat32_large_sectors: OnLargeSectors, 270 MiB, "FAT32", "-F 32 -S 4096 -s 1", 4096;
+}
+
+macro_rules! f2fs {
+    ($($name:ident: $lies:ident, $mib:literal MiB, $mkfs:literal;)*) => {
+        $(#[test]
+        fn $name() -> Result<()> {
+            survives(&F2fs { mkfs: $mkfs }, $mib, Lies::$lies)
+        })*
+    };
+}
+
+f2fs! {
+    f2fs: InPartition, 80 MiB, "";
+    f2fs_checksums: Alone, 80 MiB, "-O extra_attr,inode_checksum,sb_checksum,inode_crtime";
+    f2fs_lost_found: Alone, 96 MiB, "-a 0 -O lost_found,sb_checksum -l label";
+    f2fs_overprovision: InPartition, 128 MiB, "-o 10 -O encrypt,verity,extra_attr";
+}
+
+macro_rules! ufs {
+    ($($name:ident: $lies:ident, $mib:literal MiB, $kind:literal, $options:literal, $arguments:literal;)*) => {
+        $(#[test]
+        fn $name() -> Result<()> {
+            survives(&Ufs { kind: $kind, options: $options, arguments: $arguments }, $mib, Lies::$lies)
+        })*
+    };
+}
+
+ufs! {
+    ufs1: InPartition, 64 MiB, "UFS1", "version=1,bsize=8192,fsize=1024", "";
+    ufs1_16k: Alone, 64 MiB, "UFS1", "version=1,bsize=16384,fsize=2048", "";
+    ufs1_4k: Alone, 64 MiB, "UFS1", "version=1,bsize=4096,fsize=512", "";
+    ufs1_large_sectors: OnLargeSectors, 64 MiB, "UFS1", "version=1,bsize=32768,fsize=4096", "-S 4096";
 }

@@ -8,6 +8,7 @@ use crate::error::Incompatible;
 
 // compat
 pub(super) const HAS_JOURNAL: u32 = 0x0004;
+pub(super) const RESIZE_INODE: u32 = 0x0010;
 pub(super) const SPARSE_SUPER2: u32 = 0x0200;
 /// dir_prealloc, imagic_inodes, has_journal, ext_attr, resize_inode, dir_index, sparse_super2,
 /// fast_commit, stable_inodes, orphan_file.
@@ -15,7 +16,7 @@ const KNOWN_COMPAT: u32 = 0x0001
     | 0x0002
     | HAS_JOURNAL
     | 0x0008
-    | 0x0010
+    | RESIZE_INODE
     | 0x0020
     | SPARSE_SUPER2
     | 0x0400
@@ -77,7 +78,7 @@ const NAMES: [&[(u32, &str)]; 3] = [
         (0x0002, "imagic_inodes"),
         (HAS_JOURNAL, "has_journal"),
         (0x0008, "ext_attr"),
-        (0x0010, "resize_inode"),
+        (RESIZE_INODE, "resize_inode"),
         (0x0020, "dir_index"),
         (SPARSE_SUPER2, "sparse_super2"),
         (0x0400, "fast_commit"),

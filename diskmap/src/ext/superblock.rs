@@ -148,6 +148,10 @@ fn check_kind(raw: &RawSuperblock) -> Result<Features, Incompatible> {
             "is the journal of a filesystem on another device",
         ));
     }
+    // Room to grow the first table and a second kind of table: no tool makes both, and e2fsck takes it for damage.
+    if features.incompat(features::META_BG) && features.compat(features::RESIZE_INODE) {
+        return Err(unsupported("has both resize_inode and meta_bg"));
+    }
     Ok(features)
 }
 

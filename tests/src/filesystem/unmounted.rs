@@ -224,6 +224,11 @@ impl Driver for F2fs {
         Ok(())
     }
 
+    fn slack(&self) -> u64 {
+        // sload.f2fs leaves what was in the rest of a last block.
+        200 * 4096
+    }
+
     fn check(&self, volume: &Volume) -> Result<()> {
         let device = volume.read_only()?;
         let text = must_line(&format!("fsck.f2fs --dry-run {}", device.path().display()))?;
