@@ -159,9 +159,10 @@ pub fn map(source: &dyn ReadAt, options: &Options) -> Result<DiskMap, Error> {
     if let (true, Some(warning)) = (options.strict, warnings.iter().find(harmful)) {
         return Err(warning.clone().into());
     }
-    let free = subtract(free.runs(), &normalize(reserved));
+    let reserved = normalize(reserved);
+    let free = subtract(free.runs(), &reserved);
     let saved = subtract(&normalize(vec![whole]), &free);
-    let zeroed = intersect(&saved, &normalize(zeroed));
+    let zeroed = subtract(&intersect(&saved, &normalize(zeroed)), &reserved);
     for partition in &mut partitions {
         partition.saved_sectors = count_inside(&saved, &partition.extent());
     }

@@ -101,6 +101,19 @@ impl Partition {
     }
 }
 
+/// Types of partitions that are a pool for volumes of several pieces, in the order of a database
+/// elsewhere. The first piece looks like the filesystem that begins in it, whose bitmaps tell of
+/// blocks which are not where they seem to be, but in other pieces.
+const SCATTERED: [(&str, &str); 6] = [
+    ("0x42", DYNAMIC_DISK),
+    ("5808C8AA-7E8F-42E0-85D2-E1E90434CFB3", DYNAMIC_DISK),
+    ("AF9B60A0-1431-4F62-BC68-3311714A69AD", DYNAMIC_DISK),
+    ("E75CAF8F-F680-4CEE-AFA3-B001E56EFC2D", "Storage Spaces"),
+    ("52414944-0000-11AA-AA11-00306543ECAC", "Apple RAID"),
+    ("53746F72-6167-11AA-AA11-00306543ECAC", "Apple Core Storage"),
+];
+const DYNAMIC_DISK: &str = "Windows dynamic disk";
+
 /// Contents that are not known.
 const RAW: &str = "raw";
 
@@ -130,6 +143,10 @@ pub(crate) fn probe(
     }
     if options.raw_partitions.contains(&slice.number) {
         return Ok(Partition::raw(slice, "as asked for"));
+    }
+    if let Some(&(_, kind)) = SCATTERED.iter().find(|(id, _)| *id == slice.type_id) {
+        let why = format!("{kind} is not parsed");
+        return Ok(Partition::new(slice, Contents::raw(kind, why)));
     }
     let size = u64::from(options.sector_size);
     let start = slice.extent.first.saturating_mul(size);

@@ -25,7 +25,7 @@ const LUKS: &str = "LUKS encryption";
 const BTRFS: &str = "Btrfs";
 pub(crate) const EXT: &str = "ext";
 const LVM: &str = "LVM";
-const SWAP: &str = "swap";
+pub(crate) const SWAP: &str = "swap";
 const FAT: &str = "FAT";
 /// What begins with a boot sector that ends in the same two bytes as a partition table.
 pub(crate) const WITH_BOOT_SECTOR: [&str; 5] = [FAT, NTFS, EXFAT, "BitLocker", "ReFS"];
@@ -122,6 +122,25 @@ const AT_START: &[(&str, u64, &[u8])] = &[
     ("GFS2", 65536, &[0x01, 0x16, 0x19, 0x70]),
     ("ISO 9660", 32769, b"CD001"),
     ("ReiserFS", 65588, b"ReIsEr"),
+    // Their mkfs leaves what other filesystems have further behind.
+    ("ReiserFS", 8244, b"ReIsEr"),
+    ("Reiser4", 65536, b"ReIsEr4"),
+    ("UDF", 32769, b"BEA01"),
+    ("NILFS2", 1024, &[2, 0, 0, 0, 0, 0, 0x34, 0x34]),
+    ("EROFS", 1024, &[0xe2, 0xe1, 0xf5, 0xe0]),
+    ("VxFS", 1024, &[0xf5, 0xfc, 0x01, 0xa5]),
+    ("OCFS2", 1024, b"OCFSV2"),
+    ("OCFS2", 2048, b"OCFSV2"),
+    ("OCFS2", 4096, b"OCFSV2"),
+    ("OCFS2", 8192, b"OCFSV2"),
+    ("Stratis", 516, b"!Stra0tis\x86\xff\x02^\x41rh"),
+    ("LVM snapshot", 0, b"SnAp"),
+    ("dm-verity", 0, b"verity\0\0"),
+    ("zonefs", 0, b"SFOZ"),
+    ("romfs", 0, b"-rom1fs-"),
+    ("cramfs", 0, &[0x45, 0x3d, 0xcd, 0x28]),
+    ("BFS", 0, &[0xce, 0xfa, 0xad, 0x1b]),
+    ("XFS log", 0, &[0xfe, 0xed, 0xba, 0xbe]),
     (BTRFS, 65600, b"_BHRfS_M"),
 ];
 /// Swap areas: the last bytes of the first page. Those of a suspended system stand there too.
@@ -213,9 +232,21 @@ fn at_end(len: u64) -> Vec<(&'static str, u64, &'static [u8])> {
     for sector in [512_u64, 4096] {
         if let Some(at) = len.checked_sub(sector.saturating_mul(2)) {
             list.push(("Intel RAID", at, IMSM_MAGIC));
+            list.push(("NVIDIA RAID", at, b"NVIDIA"));
         }
         if let Some(at) = len.checked_sub(sector) {
             list.push(("DDF RAID", at, &DDF_MAGIC));
+            list.push(("LSI RAID", at, b"$XIDE$"));
+            // Not GEOM::MIRROR, ::LABEL and ::JOURNAL, which leave what they hold in its place.
+            let scattered: [&[u8]; 6] = [
+                b"GEOM::STRIPE\0",
+                b"GEOM::CONCAT\0",
+                b"GEOM::RAID3\0",
+                b"GEOM::VIRSTOR\0",
+                b"GEOM::SHSEC\0",
+                b"GEOM::ELI\0",
+            ];
+            list.extend(scattered.map(|magic| ("GEOM", at, magic)));
         }
     }
     list

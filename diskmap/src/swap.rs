@@ -12,6 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::{Corrupt, Fault, Incompatible};
 use crate::extent::{Extent, FreeRuns};
 use crate::filesystem::{Filesystem, Mapped, Parsed, text_field, uuid_text};
+use crate::signature::{self, Signature};
 use crate::source::Window;
 
 const NAME: &str = "swap";
@@ -53,6 +54,15 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
             },
         )
     };
+    // An older signature of the same kind, for pages of another size, may stand further behind.
+    let is_suspended = |found: &Signature| {
+        let mut magic = [0; 10];
+        let read = window.read(&mut magic, found.offset);
+        found.name == signature::SWAP && read.map_or(true, |()| magic != *SIGNATURE)
+    };
+    if signature::find(window)?.iter().any(is_suspended) {
+        page_size = None;
+    }
     let page_size = page_size.ok_or_else(|| unsupported("holds a suspended system"))?;
     let header: RawHeader = window.read_struct(HEADER_OFFSET)?;
     if header.version.get() != 1 {

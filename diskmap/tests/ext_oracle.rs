@@ -332,3 +332,43 @@ fn a_journal_that_is_needed_stays() {
     let map = diskmap::map(&FileSource::open(&path), &with).unwrap();
     assert_eq!(map.zeroed, []);
 }
+
+/// Zeros go nowhere that the journal is not known to be.
+#[test]
+fn a_journal_with_a_damaged_map_stays() {
+    if !has_tool("mke2fs") || !has_tool("debugfs") {
+        return;
+    }
+    let with = Options {
+        exclude: [Content::Journal].into(),
+        ..Options::default()
+    };
+    // With a checksum any damage is found, without one that which takes blocks of others.
+    for (options, start) in [
+        ("-O ^flex_bg", 40_001_u32),
+        ("-O ^flex_bg,^metadata_csum", 100),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("disk");
+        make_ext(
+            &path,
+            200 << 20,
+            &format!("-t ext4 -b 1024 -J size=40 {options}"),
+        );
+        let zeroed = || {
+            let map = diskmap::map(&FileSource::open(&path), &with).unwrap();
+            check(&map);
+            assert_eq!(map.warnings, []);
+            map.zeroed
+        };
+        assert_ne!(zeroed(), [], "{options}");
+        // The copy of the map in the superblock: a node above one leaf.
+        let bytes = std::fs::read(&path).unwrap();
+        let map = &bytes[1024 + 0x10c..];
+        assert_eq!((map[2], map[6]), (1, 1), "one entry, depth 1");
+        let leaf = u32::from_le_bytes(map[16..20].try_into().unwrap());
+        let second = u64::from(leaf) * 1024 + 12 + 12 + 8;
+        common::tables::patch(&path, second, &start.to_le_bytes());
+        assert_eq!(zeroed(), [], "{options}");
+    }
+}

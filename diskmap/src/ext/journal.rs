@@ -10,10 +10,11 @@ use zerocopy::big_endian::U32 as BigU32;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::checksum::{Protection, crc32c};
 use super::group::Group;
 use super::superblock::Geometry;
 use crate::error::Fault;
-use crate::extent::{Extent, normalize};
+use crate::extent::{Extent, intersect, normalize};
 use crate::source::Window;
 
 const EXTENTS_FLAG: u32 = 0x8_0000;
@@ -31,6 +32,7 @@ struct RawInode {
     flags: U32,               // 0x20
     version: U32,             // 0x24
     map: [u8; 60],            // 0x28
+    generation: U32,          // 0x64
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -75,15 +77,26 @@ struct RawJournal {
     start: BigU32,
 }
 
-/// The journal's blocks behind its superblock, if it is empty; else none.
+/// The journal's blocks behind its superblock, if it is empty; else none. They must be nobody
+/// else's: not in the normalized `metadata`, not `free`, and no block twice.
 pub(super) fn contents(
     window: &Window<'_>,
     geometry: &Geometry,
     groups: &[Group],
+    metadata: &[Extent],
+    free: &[Extent],
 ) -> Result<Vec<Extent>, Fault> {
     let Some(mut extents) = map(window, geometry, groups)? else {
         return Ok(Vec::new());
     };
+    let all = normalize(extents.clone());
+    let length = |list: &[Extent]| list.iter().map(|extent| extent.count).sum::<u64>();
+    let is_own = length(&all) == length(&extents)
+        && intersect(&all, metadata).is_empty()
+        && intersect(&all, free).is_empty();
+    if !is_own {
+        return Ok(Vec::new());
+    }
     let block_size = u64::from(geometry.block_size);
     let blocks: u64 = extents.iter().map(|extent| extent.count).sum();
     let Some(first) = extents.first_mut() else {
@@ -141,6 +154,13 @@ fn map(
     if root.depth.get() > 1 {
         return Ok(None);
     }
+    let seed = match geometry.protection {
+        Protection::Crc32c { seed } => Some(crc32c(
+            seed,
+            &[&number.to_le_bytes(), inode.generation.as_bytes()],
+        )),
+        _ => None,
+    };
     // One level suffices for journals of 32 GiB.
     let mut leaf = vec![0; usize::try_from(block_size).unwrap_or(0)];
     for entry in entries {
@@ -149,12 +169,28 @@ fn map(
         };
         let block = u64::from(index.leaf_hi.get()) << 32 | u64::from(index.leaf_lo.get());
         window.read(&mut leaf, block.saturating_mul(block_size))?;
+        if seed.is_some_and(|seed| !leaf_matches(seed, &leaf)) {
+            return Ok(None);
+        }
         match node(&leaf) {
             Some((header, entries)) if header.depth.get() == 0 && extents.add(entries) => {}
             _ => return Ok(None),
         }
     }
     Ok(Some(extents.found))
+}
+
+/// Whether a leaf matches the checksum behind the last extent that it has room for.
+fn leaf_matches(seed: u32, leaf: &[u8]) -> bool {
+    let Ok((header, _)) = RawHeader::ref_from_prefix(leaf) else {
+        return false;
+    };
+    let end = usize::from(header.max.get())
+        .saturating_mul(size_of::<RawExtent>())
+        .saturating_add(size_of::<RawHeader>());
+    leaf.split_at_checked(end).is_some_and(|(covered, rest)| {
+        rest.first_chunk::<4>() == Some(&crc32c(seed, &[covered]).to_le_bytes())
+    })
 }
 
 /// The header and the entries of a node.
@@ -203,6 +239,7 @@ mod tests {
     fn layouts_are_those_of_the_kernel() {
         assert_eq!(offset_of!(RawInode, flags), 0x20);
         assert_eq!(offset_of!(RawInode, map), 0x28);
+        assert_eq!(offset_of!(RawInode, generation), 0x64);
         assert_eq!(size_of::<RawHeader>(), 12);
         assert_eq!(size_of::<RawExtent>(), size_of::<RawIndex>());
         assert_eq!(offset_of!(RawJournal, start), 0x1c);

@@ -60,7 +60,7 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
             },
         ));
     }
-    let journal = journal::contents(window, &geometry, &groups)?;
+    let journal = journal::contents(window, &geometry, &groups, &metadata, free.runs())?;
     let block_size = u64::from(geometry.block_size);
     Ok(Mapped {
         kind: geometry.features.version(),
