@@ -281,6 +281,14 @@ fn look(source: &dyn ReadAt, options: &Options, whole: Extent) -> Result<Found, 
         let partition = partition::probe(source, &slices[index], options, &mut spared)?;
         listed.push((index, partition));
     }
+    let suspended = Cause::from(swap::SUSPENDED);
+    if spared.warnings.iter().any(|found| found.cause == suspended) {
+        for (_, partition) in &mut listed {
+            if partition.keep_for_sleeper() {
+                spared.free = spared.free.without(&[partition.extent()]);
+            }
+        }
+    }
     listed.sort_by_key(|&(index, _)| index);
     let partitions = listed.into_iter().map(|(_, partition)| partition);
     if spared.free.is_thinned() {

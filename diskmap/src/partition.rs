@@ -99,6 +99,26 @@ impl Partition {
             count: self.count,
         }
     }
+
+    /// Saves all of a partition with a filesystem that does not tell whether it is mounted, and
+    /// may be by a system that sleeps: what that has written, but not committed, is in use.
+    /// Returns whether it is one.
+    pub(crate) fn keep_for_sleeper(&mut self) -> bool {
+        let inside = self.volumes.iter_mut().map(|volume| &mut volume.contents);
+        let mut found = false;
+        for contents in inside.chain([&mut self.contents]) {
+            if contents.kind == signature::BTRFS && contents.raw.is_none() {
+                contents.raw = Some("a suspended system may use it".to_owned());
+                found = true;
+            }
+        }
+        if found {
+            for volume in &mut self.volumes {
+                volume.saved_bytes = volume.size_bytes;
+            }
+        }
+        found
+    }
 }
 
 /// Types of partitions that are a pool for volumes of several pieces, in the order of a database
@@ -182,18 +202,26 @@ pub(crate) fn probe(
             }
         }
     } else {
-        let mut all = runs.collect::<Vec<_>>();
+        let mut all = FreeRuns::default();
+        let mut more = runs.collect::<Vec<_>>();
         for inner in &look.inner {
             let (volume, found) = prober.volume(&window, inner)?;
             partition.volumes.push(volume);
-            all.extend(found.free);
+            more.extend(found.free);
+            // However many volumes there are.
+            if more.len() > FreeRuns::LIMIT {
+                all = all.with(more.drain(..));
+            }
             let zeroed = found.zeroed.iter().filter_map(sector_run);
             spared.zeroed.extend(zeroed);
         }
-        all.sort_unstable();
+        all = all.with(more);
+        if all.is_thinned() {
+            prober.warn_thinned(&window);
+        }
         // Two runs that touch may share a sector that neither fills.
-        for run in crate::extent::normalize(all) {
-            if let Some(run) = sector_run(&run) {
+        for run in all.runs() {
+            if let Some(run) = sector_run(run) {
                 spared.free.push(run);
             }
         }
@@ -321,17 +349,21 @@ impl Prober<'_> {
         }
     }
 
+    fn warn_thinned(&mut self, window: &Window<'_>) {
+        self.warnings.push(Warning {
+            place: Place {
+                partition: self.number,
+                offset: window.on_disk(0),
+            },
+            cause: Incompatible::TooManyFreeRuns(FreeRuns::LIMIT).into(),
+            effect: Effect::ShortRunsSaved,
+        });
+    }
+
     /// Takes over the map of a filesystem, without the contents that are not wanted.
     fn take(&mut self, window: &Window<'_>, mapped: Mapped) -> Look {
         if mapped.free.is_thinned() {
-            self.warnings.push(Warning {
-                place: Place {
-                    partition: self.number,
-                    offset: window.on_disk(0),
-                },
-                cause: Incompatible::TooManyFreeRuns(FreeRuns::LIMIT).into(),
-                effect: Effect::ShortRunsSaved,
-            });
+            self.warn_thinned(window);
         }
         let mut free = mapped.free;
         let mut zeroed = Vec::new();

@@ -22,7 +22,7 @@ pub(crate) struct Signature {
 
 const MD_MAGIC: [u8; 4] = [0xfc, 0x4e, 0x2b, 0xa9];
 const LUKS: &str = "LUKS encryption";
-const BTRFS: &str = "Btrfs";
+pub(crate) const BTRFS: &str = "Btrfs";
 pub(crate) const EXT: &str = "ext";
 const LVM: &str = "LVM";
 pub(crate) const SWAP: &str = "swap";

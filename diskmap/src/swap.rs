@@ -30,6 +30,12 @@ struct RawHeader {
     label: [u8; 16],
 }
 
+/// The signature that led here is that of the old version, or of a suspended system.
+pub(crate) const SUSPENDED: Incompatible = Incompatible::Unsupported {
+    filesystem: NAME,
+    what: "holds a suspended system",
+};
+
 /// Maps a swap area that nobody sleeps in.
 pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
     let mut page_size = None;
@@ -44,7 +50,6 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
             }
         }
     }
-    // The signature that led here is that of the old version, or of a suspended system.
     let unsupported = |what| {
         window.fault(
             HEADER_OFFSET,
@@ -63,7 +68,7 @@ pub(crate) fn map(window: &Window<'_>) -> Result<Parsed, Fault> {
     if signature::find(window)?.iter().any(is_suspended) {
         page_size = None;
     }
-    let page_size = page_size.ok_or_else(|| unsupported("holds a suspended system"))?;
+    let page_size = page_size.ok_or_else(|| window.fault(HEADER_OFFSET, SUSPENDED))?;
     let header: RawHeader = window.read_struct(HEADER_OFFSET)?;
     if header.version.get() != 1 {
         return Err(unsupported("has a version or byte order other than 1"));

@@ -85,3 +85,33 @@ fn a_suspended_system_before_an_older_swap_area_is_kept() {
     patch(&path, 4086, b"S1SUSPEND\0");
     assert_eq!(free(&map_file(&path)), []);
 }
+
+/// Btrfs does not tell whether it is mounted. What a sleeping system has written into it since
+/// the last commit is in use.
+#[test]
+fn btrfs_beside_a_suspended_system_is_copied_raw() {
+    if !["sfdisk", "mkfs.btrfs", "mkswap"].into_iter().all(has_tool) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let (path, part) = (directory.path().join("disk"), directory.path().join("part"));
+    sparse(&path, 200 << 20);
+    let table = "label: dos\n2048,307200,83\n,16384,82\n";
+    run(&format!("sfdisk -q {}", path.display()), table);
+    for (first, size, tool) in [
+        (2048, 150 << 20, "mkfs.btrfs -q"),
+        (309_248, 8 << 20, "mkswap"),
+    ] {
+        sparse(&part, size);
+        run(&format!("{tool} {}", part.display()), "");
+        patch(&path, first * 512, &std::fs::read(&part).unwrap());
+    }
+    let awake = map_file(&path);
+    let saved = |map: &diskmap::DiskMap| map.partitions[0].saved_sectors;
+    assert!(saved(&awake) < 307_200 / 2);
+    patch(&path, 309_248 * 512 + 4086, b"S1SUSPEND\0");
+    let asleep = map_file(&path);
+    assert_eq!(saved(&asleep), 307_200);
+    assert_eq!(free(&asleep), []);
+    assert!(asleep.partitions[0].contents.raw.is_some());
+}
