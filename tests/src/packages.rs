@@ -57,6 +57,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("partclone.ext4", "partclone"),
     ("partx", "util-linux"),
+    ("prlimit", "util-linux"),
     ("resize2fs", "e2fsprogs"),
     ("sfdisk", "fdisk"),
     ("sgdisk", "gdisk"),

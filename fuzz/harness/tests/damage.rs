@@ -115,5 +115,10 @@ fn gpt() {
 
 #[test]
 fn exfat() {
-    survive("exfat", &["exfat"], 1000, &[0..24 * 512]);
+    survive(
+        "exfat",
+        &["exfat"],
+        1000,
+        std::slice::from_ref(&(0..24 * 512)),
+    );
 }
