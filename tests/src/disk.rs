@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -154,6 +155,7 @@ impl Recipe {
                 disk: path.clone(),
                 offset: self.ext_offset(),
             },
+            fat_offset: (self.table != Table::None).then(Self::fat_offset),
             content: directory.join("content"),
             canary: Canary::new("the golden disk"),
             path,
@@ -252,6 +254,8 @@ pub struct Disk {
     pub sector_size: u32,
     /// The ext filesystem.
     pub ext: Ext,
+    /// Where the FAT filesystem begins, if there is one.
+    fat_offset: Option<u64>,
     /// The directory with the files of the ext filesystem.
     pub content: PathBuf,
     /// What is in free space.
@@ -279,12 +283,35 @@ impl Disk {
         Ok(())
     }
 
-    /// The parts of the disk that are in use, by an oracle that is not ours.
+    /// The parts of the disk that are in use, by oracles that are not ours.
     ///
     /// # Errors
-    /// See [`Ext::free`].
-    pub fn allocated(&self) -> Result<Vec<std::ops::Range<u64>>> {
-        Ok(ranges::complement(&self.ext.free()?, self.bytes))
+    /// See [`Ext::free`]; if blkls does not understand the FAT filesystem.
+    pub fn allocated(&self) -> Result<Vec<Range<u64>>> {
+        let mut free = self.fat_free()?;
+        free.extend(self.ext.free()?);
+        Ok(ranges::complement(&free, self.bytes))
+    }
+
+    /// The free space of the FAT filesystem by sleuthkit.
+    fn fat_free(&self) -> Result<Vec<Range<u64>>> {
+        let Some(offset) = self.fat_offset else {
+            return Ok(Vec::new());
+        };
+        let size = u64::from(self.sector_size);
+        let (sector, first) = (size.to_string(), (offset / size).to_string());
+        let disk = self.path.to_string_lossy();
+        let list = must("blkls", ["-b", &sector, "-o", &first, "-l", "-A", &disk])?;
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let numbers = list.lines().filter_map(|line| line.strip_suffix("|f"));
+        for number in numbers {
+            let start = offset + number.parse::<u64>()? * size;
+            match found.last_mut() {
+                Some(before) if before.end == start => before.end += size,
+                _ => found.push(start..start + size),
+            }
+        }
+        Ok(found)
     }
 
     /// Zeroes the dirt in blocks that are in use but not all of whose bytes mean something, such as the space behind

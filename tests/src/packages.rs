@@ -72,6 +72,7 @@ pub const TOOLS: &[(&str, &str)] = &[
 
 /// What the demonstration needs beside the toolchain.
 pub const DEMO_TOOLS: &[&str] = &[
+    "blkls",
     "debugfs",
     "dumpe2fs",
     "e2fsck",
