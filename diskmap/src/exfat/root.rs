@@ -72,7 +72,9 @@ pub(super) fn read(window: &Window<'_>, boot: &Boot) -> Result<Root, Fault> {
     let mut cluster = boot.root;
     loop {
         let length = u64::try_from(clusters.len()).unwrap_or(u64::MAX);
-        if length.saturating_mul(boot.cluster()) >= MAX_DIRECTORY.max(boot.cluster()) {
+        let bytes = length.saturating_mul(boot.cluster());
+        // Longer than the volume, it comes back to itself.
+        if length >= u64::from(boot.clusters) || bytes >= MAX_DIRECTORY.max(boot.cluster()) {
             return Err(corrupt("does not end"));
         }
         clusters.push(cluster);
