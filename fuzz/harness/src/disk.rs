@@ -68,7 +68,7 @@ pub fn bases(target: &str) -> &'static [Base] {
 }
 
 /// First byte: which disk; second byte: bit 0 leaves checksums as they are, bit 1 excludes what can be, bit 2 takes the
-/// disk for one partition, bit 3 has sectors of 4096 bytes. Then patches, see [`patch`].
+/// disk for one partition, bit 3 has sectors of 4096 bytes. Then patches, see `patch`.
 ///
 /// # Panics
 /// If the map is not one.
