@@ -283,6 +283,16 @@ impl Disk {
         Ok(())
     }
 
+    /// Another file with the same partitions, such as a copy.
+    #[must_use]
+    pub fn at(&self, path: PathBuf) -> Self {
+        Self {
+            ext: self.ext.on(&path),
+            path,
+            ..self.clone()
+        }
+    }
+
     /// The parts of the disk that are in use, by oracles that are not ours.
     ///
     /// # Errors

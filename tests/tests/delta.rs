@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use e2e::command::{Outcome, must, run, tool};
-use e2e::disk::{Recipe, Table};
+use e2e::disk::{Disk, Recipe, Table};
 use e2e::events;
 use e2e::ext::{Ext, Mount};
 use e2e::image::Keys;
@@ -26,7 +26,7 @@ use serde_json::Value;
 /// A version of the golden disk.
 struct Version {
     ext: Ext,
-    bytes: u64,
+    disk: Disk,
 }
 
 impl Version {
@@ -34,9 +34,10 @@ impl Version {
     fn copy(scene: &Scene, disk: &Path, name: &str) -> Result<Self> {
         let path = scene.path(name);
         fs::copy(disk, &path)?;
+        let disk = scene.disk.at(path);
         Ok(Self {
-            ext: scene.disk.ext.on(&path),
-            bytes: scene.disk.bytes,
+            ext: disk.ext.clone(),
+            disk,
         })
     }
 
@@ -72,9 +73,8 @@ impl Version {
         &self.ext.disk
     }
 
-    /// What is in use, by dumpe2fs.
     fn allocated(&self) -> Result<Vec<Range<u64>>> {
-        Ok(ranges::complement(&self.ext.free()?, self.bytes))
+        self.disk.allocated()
     }
 
     /// Checks that a target has all of its data, and a sound filesystem.
@@ -405,7 +405,7 @@ fn byte_ranges(pairs: &Value) -> Result<Vec<Range<u64>>> {
 /// The sectors of `new` that are in use and not the same in `old`, and those that are not in use any more.
 fn changed_sectors(old: &Version, new: &Version) -> Result<Vec<u64>> {
     let map = |version: &Version| -> Result<Vec<bool>> {
-        let mut map = vec![false; usize::try_from(version.bytes / 512)?];
+        let mut map = vec![false; usize::try_from(version.disk.bytes / 512)?];
         for range in version.allocated()? {
             map[usize::try_from(range.start / 512)?..usize::try_from(range.end / 512)?].fill(true);
         }
