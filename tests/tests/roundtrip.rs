@@ -1,6 +1,6 @@
 //! Disk to image to disk: what comes back is what was there, by byte comparison, e2fsck and the files themselves.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -12,7 +12,7 @@ use e2e::ext::Mount;
 use e2e::files;
 use e2e::loop_device::LoopDevice;
 use e2e::need::{self, Need};
-use e2e::scene::{Scene, last_owner};
+use e2e::scene::Scene;
 use nix::mount::MsFlags;
 
 /// Onto a file full of dirt, and into a new one.
@@ -80,44 +80,6 @@ fn gpt_on_devices_with_sectors_of_4096_bytes() -> Result<()> {
         sector_size: 4096,
         ..Recipe::SMALL
     })
-}
-
-#[test]
-fn features_of_ext_filesystems() -> Result<()> {
-    for mke2fs in [
-        "-t ext2 -b 4096",
-        "-t ext2 -b 1024 -O ^resize_inode,^sparse_super",
-        "-t ext3 -b 1024",
-        "-t ext4 -b 1024",
-        "-t ext4 -b 2048 -O ^flex_bg",
-        "-t ext4 -b 1024 -O meta_bg,^resize_inode",
-        "-t ext4 -O ^64bit",
-        "-t ext4 -O ^metadata_csum,uninit_bg",
-        "-t ext4 -O ^metadata_csum,^uninit_bg",
-        "-t ext4 -b 1024 -O sparse_super2",
-        "-t ext4 -b 1024 -g 1024 -G 4",
-        "-t ext4 -O ^has_journal,^extent,^64bit",
-    ] {
-        let recipe = Recipe {
-            table: Table::None,
-            mke2fs,
-            ext_mib: 40,
-            data_mib: 16,
-            ..Recipe::SMALL
-        };
-        let scene = Scene::new(&recipe).context(mke2fs)?;
-        // Free space that is not found would make the image right, and useless.
-        let saved = e2e::ranges::total(&scene.disk.allocated()?);
-        let used = scene.used_disk("used")?;
-        let outcome = scene.keys.unzip(&scene.image, &used).context(mke2fs)?;
-        scene.installed_on(&used).context(mke2fs)?;
-        let kept = last_owner().find(&File::open(&used)?, usize::MAX)?.len() as u64 * 32;
-        ensure!(
-            kept > (scene.disk.bytes - saved) * 9 / 10,
-            "{mke2fs}: free space was written: {outcome}"
-        );
-    }
-    Ok(())
 }
 
 #[test]
