@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use e2e::command::{Outcome, run};
-use e2e::disk::Recipe;
+use e2e::disk::{Recipe, Table};
 use e2e::events;
 use e2e::fault_disk::{Fault, FaultDisk};
 use e2e::need::{self, Need};
@@ -135,7 +135,10 @@ fn unreadable_structures() -> Result<()> {
     if !need::met(&[Need::Root, Need::File("/dev/fuse")]) {
         return Ok(());
     }
-    let scene = Scene::new(&Recipe::SMALL)?;
+    let scene = Scene::new(&Recipe {
+        table: Table::None,
+        ..Recipe::SMALL
+    })?;
     // The first group descriptor.
     let at = scene.disk.ext.offset + 4096;
     let bad = at..at + SECTOR;
