@@ -249,6 +249,21 @@ pub enum Cause {
     Corrupt(#[from] Corrupt),
 }
 
+impl Cause {
+    pub(crate) fn unsupported(filesystem: &'static str, what: &'static str) -> Self {
+        Incompatible::Unsupported { filesystem, what }.into()
+    }
+
+    pub(crate) fn field(structure: &'static str, field: &'static str, value: u64) -> Self {
+        let kind = Corrupt::Field {
+            structure,
+            field,
+            value,
+        };
+        kind.into()
+    }
+}
+
 /// What was done about a finding. In every case more is saved, never less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

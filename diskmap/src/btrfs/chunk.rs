@@ -10,7 +10,7 @@ use super::node::{Key, RawKey};
 use super::superblock::Superblock;
 use super::{NAME, SUPERBLOCK};
 use crate::Cause;
-use crate::error::{Corrupt, Incompatible};
+use crate::error::Corrupt;
 use crate::extent::Extent;
 
 pub(super) const DATA: u64 = 1 << 0;
@@ -266,20 +266,11 @@ fn parse(
 }
 
 fn field(field: &'static str, value: u64) -> Cause {
-    let kind = Corrupt::Field {
-        structure: CHUNK,
-        field,
-        value,
-    };
-    kind.into()
+    Cause::field(CHUNK, field, value)
 }
 
 fn unsupported(what: &'static str) -> Cause {
-    let kind = Incompatible::Unsupported {
-        filesystem: NAME,
-        what,
-    };
-    kind.into()
+    Cause::unsupported(NAME, what)
 }
 
 #[cfg(test)]

@@ -141,12 +141,7 @@ fn check_replace(data: &[u8]) -> Result<(), Cause> {
 }
 
 fn field(field: &'static str, value: u64) -> Cause {
-    let kind = Corrupt::Field {
-        structure: TREE,
-        field,
-        value,
-    };
-    kind.into()
+    Cause::field(TREE, field, value)
 }
 
 fn structure(problem: &'static str) -> Cause {

@@ -343,20 +343,11 @@ fn feature_names(raw: &RawSuperblock, checksum: Checksum) -> Vec<String> {
 }
 
 fn field(field: &'static str, value: u64) -> Cause {
-    let kind = Corrupt::Field {
-        structure: SUPERBLOCK,
-        field,
-        value,
-    };
-    kind.into()
+    Cause::field(SUPERBLOCK, field, value)
 }
 
 fn unsupported(what: &'static str) -> Cause {
-    let kind = Incompatible::Unsupported {
-        filesystem: NAME,
-        what,
-    };
-    kind.into()
+    Cause::unsupported(NAME, what)
 }
 
 #[cfg(test)]

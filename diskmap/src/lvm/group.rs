@@ -12,7 +12,7 @@ use super::NAME;
 use super::config::{Section, Value};
 use super::label::{Label, SECTOR};
 use crate::Cause;
-use crate::error::{Corrupt, Incompatible};
+use crate::error::Corrupt;
 use crate::extent::Extent;
 use crate::filesystem::Inner;
 
@@ -362,9 +362,5 @@ fn bad(problem: &'static str) -> Cause {
 }
 
 fn unsupported(what: &'static str) -> Cause {
-    let kind = Incompatible::Unsupported {
-        filesystem: NAME,
-        what,
-    };
-    kind.into()
+    Cause::unsupported(NAME, what)
 }

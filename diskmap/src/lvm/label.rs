@@ -9,7 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::NAME;
 use crate::Cause;
-use crate::error::{Corrupt, Fault, Incompatible};
+use crate::error::{Corrupt, Fault};
 use crate::extent::Extent;
 use crate::source::Window;
 
@@ -178,20 +178,11 @@ fn check(label: Label, window_len: u64) -> Result<Label, Cause> {
 }
 
 fn field(field: &'static str, value: u64) -> Cause {
-    let kind = Corrupt::Field {
-        structure: LABEL,
-        field,
-        value,
-    };
-    kind.into()
+    Cause::field(LABEL, field, value)
 }
 
 fn unsupported(what: &'static str) -> Cause {
-    let kind = Incompatible::Unsupported {
-        filesystem: NAME,
-        what,
-    };
-    kind.into()
+    Cause::unsupported(NAME, what)
 }
 
 #[cfg(test)]

@@ -287,12 +287,7 @@ fn check(valid: bool, field: &'static str, value: u32) -> Result<(), Cause> {
     if valid {
         return Ok(());
     }
-    Err(Corrupt::Field {
-        structure: STRUCTURE,
-        field,
-        value: value.into(),
-    }
-    .into())
+    Err(Cause::field(STRUCTURE, field, value.into()))
 }
 
 #[cfg(test)]
