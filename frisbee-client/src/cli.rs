@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use frisbee_cli::exit::EXIT_CODES;
 use frisbee_cli::policy::{KeyOptions, LegacyOptions, TrustOptions, Wanted};
-use imageunzip::unzip::Free;
+use imageunzip::InstallArgs;
 
 const EXAMPLES: &str = "Examples:
   frisbee-client --trust owner.pub --key content.key /dev/sdb
@@ -46,15 +46,8 @@ pub struct Cli {
     pub(crate) wanted: Wanted,
     #[command(flatten)]
     pub(crate) legacy: LegacyOptions,
-    /// What to do with the disk's free space
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) free: Free,
-    /// Overwrite the target without asking
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-    /// Number of threads that decompress [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) install: InstallArgs,
     /// Memory in MiB for chunks on their way to the disk
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
     pub(crate) memory: u32,

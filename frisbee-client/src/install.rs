@@ -143,7 +143,7 @@ impl Cli {
         // What no image could be written to is better told now than when one has been announced.
         let candidate = Candidate::open(&self.target)?;
         if candidate.holds_data() {
-            confirm::can_be_confirmed(&self.target, self.yes)?;
+            confirm::can_be_confirmed(&self.target, self.install.yes)?;
         }
         let interrupt = Interrupt::watch()?;
         let (sender, messages) = mpsc::channel();
@@ -186,7 +186,7 @@ impl Cli {
             inbox,
             sender,
         };
-        self.install(&image, &bases, candidate, &room)
+        self.install_image(&image, &bases, candidate, &room)
     }
 
     fn receive(
@@ -267,7 +267,7 @@ struct Room {
 
 impl Cli {
     /// Installs the accepted image; until the target has passed its checks, chunks wait in the inbox.
-    fn install(
+    fn install_image(
         &self,
         image: &Image,
         bases: &[Image],
@@ -285,14 +285,10 @@ impl Cli {
                 header.uuid()
             ));
         }
-        let mut options = InstallOptions {
-            free: self.free.into(),
+        let options = InstallOptions {
             queue: None,
-            ..InstallOptions::default()
+            ..self.install.options()
         };
-        if let Some(threads) = self.threads {
-            options.threads = threads.into();
-        }
         let plan = Plan::new(image, bases)?;
         let mut target = candidate.fit(header)?;
         let held = header.base.is_some() && bases.is_empty();
@@ -306,7 +302,7 @@ impl Cli {
                 units::size(header.disk_bytes()),
                 self.target.display()
             );
-            confirm::confirm_destruction(&self.target, &what, self.yes, &inbox.interrupt)?;
+            confirm::confirm_destruction(&self.target, &what, self.install.yes, &inbox.interrupt)?;
         }
         inbox.interrupt.check(UNTOUCHED)?;
 

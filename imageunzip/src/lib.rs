@@ -5,6 +5,7 @@
 //! is either completely installed or does not boot: what a firmware or kernel would look for is wiped first and
 //! written last.
 
+mod candidate;
 mod compare;
 mod contents;
 pub mod dump;
@@ -14,6 +15,7 @@ mod install;
 mod layers;
 mod legacy;
 mod open;
+mod options;
 mod report;
 mod run;
 mod source;
@@ -22,10 +24,12 @@ pub mod unzip;
 mod verify;
 mod write;
 
+pub use candidate::Candidate;
 pub use contents::{Contents, Origin, origin};
 pub use error::Error;
 pub use install::{Event, Expected, Format, FreeSpace, InstallOptions, Installer, Stopped};
 pub use legacy::Legacy;
 pub use open::Window;
+pub use options::InstallArgs;
 pub use report::{Report, Unreadable};
-pub use target::{Candidate, Target};
+pub use target::Target;

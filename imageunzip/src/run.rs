@@ -90,7 +90,7 @@ impl Installation<'_> {
         fields["total_bytes"] = self.total.into();
         let progress = Arc::new(Progress::start(events, self.total, fields));
         let title = format!("{} ({})", self.title.name, self.title.version);
-        let zeroed = self.cli.options().free == crate::FreeSpace::Zero;
+        let zeroed = self.cli.install.options().free == crate::FreeSpace::Zero;
         match self.install(&progress, feed) {
             Ok(report) => {
                 if let Some(warning) = report.unreadable.warning() {
@@ -135,7 +135,7 @@ impl Installation<'_> {
         };
         let spoiled =
             |failure: Failure| Failure::new(failure.exit, format!("{failure} ({incomplete})"));
-        let options = self.cli.options();
+        let options = self.cli.install.options();
         let installer = Installer::start(&self.format, self.target, &options, observer)?;
         let fed = feed(&Feed {
             installer: &installer,

@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chunkfmt::{Context, ImageReader, Next, Trust};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions, Wanted};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
 use crate::contents::Contents;
 use crate::layers::{Base, Layers};
+use crate::options::InstallArgs;
 use crate::run::{Installation, Title};
 use crate::source::{Source, check_file, read_all};
-use crate::{Expected, Format, FreeSpace, InstallOptions, Target, legacy};
+use crate::{Expected, Format, Target, legacy};
 
 const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz /dev/sdb
@@ -34,26 +35,6 @@ one as they come, and the boot sectors are written only after the manifest has p
 const UNTOUCHED: &str = "nothing was written";
 const CHANGED: &str = "was changed while it was read: nothing was written";
 
-/// What to do with free space, on the command line.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub enum Free {
-    /// Leave what is there
-    #[default]
-    Skip,
-    /// Fill it with zeros: nothing of the last user is left (but an Emulab delta, which does not say that it is one,
-    /// would destroy its base)
-    Zero,
-}
-
-impl From<Free> for FreeSpace {
-    fn from(free: Free) -> Self {
-        match free {
-            Free::Skip => Self::Skip,
-            Free::Zero => Self::Zero,
-        }
-    }
-}
-
 /// Install an image onto a disk or into a file
 #[derive(Debug, Parser)]
 #[command(name = "imageunzip", version, after_long_help = format!("{EXAMPLES}\n\n{}", exit::EXIT_CODES))]
@@ -69,15 +50,8 @@ pub struct Cli {
     /// For a delta: the image that it is relative to; repeated for a delta of a delta [default: what the target holds]
     #[arg(short, long, value_name = "IMAGE")]
     pub(crate) base: Vec<PathBuf>,
-    /// What to do with the disk's free space
-    #[arg(long, value_enum, default_value_t)]
-    free: Free,
-    /// Overwrite the target without asking
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-    /// Number of threads that decompress [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    pub(crate) install: InstallArgs,
     /// Print JSON events to stdout
     #[arg(long)]
     pub(crate) json: bool,
@@ -107,17 +81,6 @@ impl Cli {
             .run()
     }
 
-    pub(crate) fn options(&self) -> InstallOptions {
-        let mut options = InstallOptions {
-            free: self.free.into(),
-            ..InstallOptions::default()
-        };
-        if let Some(threads) = self.threads {
-            options.threads = threads.into();
-        }
-        options
-    }
-
     /// Makes every check that can be made before the first write.
     fn prepare<'a>(
         &'a self,
@@ -128,7 +91,7 @@ impl Cli {
     ) -> Result<Prepared<'a, impl Read + use<'a>>, Failure> {
         let name = source.name();
         let named = |failure: Failure| failure.context(&name);
-        let options = self.options();
+        let options = self.install.options();
         let mut reader = source
             .reader(trust, interrupt)
             .map_err(|error| named(error.into()))?;
@@ -141,7 +104,7 @@ impl Cli {
         let layers = self.layers(&context, trust, keys).map_err(named)?;
         let mut target = Target::open(&self.target, header)?;
         if target.holds_data() {
-            confirm::can_be_confirmed(&self.target, self.yes)?;
+            confirm::can_be_confirmed(&self.target, self.install.yes)?;
         }
         for file in layers.files() {
             target.refuse_same_file(file)?;
@@ -202,7 +165,7 @@ impl Cli {
                 units::size(header.disk_bytes()),
                 self.target.display()
             );
-            confirm::confirm_destruction(&self.target, &what, self.yes, interrupt)?;
+            confirm::confirm_destruction(&self.target, &what, self.install.yes, interrupt)?;
         }
         Ok(Prepared {
             cli: self,

@@ -55,7 +55,7 @@ pub(crate) fn run(
     let legacy = Arc::new(Legacy::new(cli.legacy.keys.load(keys)?));
     let candidate = Candidate::open(&cli.target)?;
     if candidate.holds_data() {
-        confirm::can_be_confirmed(&cli.target, cli.yes)?;
+        confirm::can_be_confirmed(&cli.target, cli.install.yes)?;
     }
     let open = || {
         let bytes = source.bytes(interrupt).map_err(ndz::Error::Read)?;
@@ -100,7 +100,7 @@ pub(crate) fn run(
             known.length.map_or("of unknown size".into(), units::size),
             cli.target.display()
         );
-        confirm::confirm_destruction(&cli.target, &what, cli.yes, interrupt)?;
+        confirm::confirm_destruction(&cli.target, &what, cli.install.yes, interrupt)?;
     }
     interrupt.check(UNTOUCHED)?;
     let installation = Installation {
@@ -151,7 +151,7 @@ fn look<R: Read>(
     let window = candidate.window(SECTOR_SIZE);
     let summary = examine(
         reader,
-        cli.options().threads,
+        cli.install.options().threads,
         interrupt,
         |raw| {
             let plain_bytes = raw.header.sectors() * u64::from(SECTOR_SIZE);
