@@ -51,6 +51,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What is wrong and what to do, on one line.
     pub message: String,
+    /// It was an event already.
+    pub(crate) told: bool,
 }
 
 impl Failure {
@@ -59,6 +61,7 @@ impl Failure {
         Self {
             exit,
             message: message.to_string(),
+            told: false,
         }
     }
 

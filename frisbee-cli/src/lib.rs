@@ -9,6 +9,7 @@ pub mod keys;
 pub mod pipe;
 pub mod policy;
 pub mod progress;
+pub mod stages;
 pub mod units;
 
 pub use exit::{Exit, Failure, run, say};

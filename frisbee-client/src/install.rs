@@ -125,6 +125,11 @@ impl Plan {
 }
 
 impl Cli {
+    /// Where JSON events go.
+    pub fn events(&self) -> Events {
+        Events::on_stdout(self.json)
+    }
+
     /// Receives and installs an image.
     ///
     /// # Errors
@@ -306,11 +311,6 @@ impl Cli {
         }
         inbox.interrupt.check(UNTOUCHED)?;
 
-        let events = if self.json {
-            Events::Stdout
-        } else {
-            Events::Off
-        };
         let mut total = contents.manifest.head.plain_bytes;
         if !held {
             total += contents.absent_bytes(header.sector_size);
@@ -319,7 +319,7 @@ impl Cli {
             "image": header.name, "uuid": header.uuid().to_string(), "epoch": header.epoch(),
             "target": self.target.display().to_string(), "total_bytes": total,
         });
-        let progress = Arc::new(Progress::start(events, total, fields));
+        let progress = Arc::new(Progress::start(self.events(), total, fields));
         let releases: Vec<Releases> = room.receivers.iter().map(Receiver::releases).collect();
         for (layer, releases) in releases.iter().skip(1).enumerate() {
             releases.only(plan.needed(layer));
@@ -355,6 +355,7 @@ impl Cli {
         let installed = first_chunk(inbox, expected, &progress).and_then(|first| {
             image.check_first(first.as_ref(), &target)?;
             let installer = Installer::start(&format, target, &options, observer)?;
+            progress.show_stages(installer.stages());
             let feed = Feed {
                 installer: &installer,
                 image,
@@ -371,10 +372,7 @@ impl Cli {
                 self.show_finish(context, &progress, &report, &stats);
                 Ok(())
             }
-            Err(failure) => {
-                progress.fail(&failure.message, failure.exit);
-                Err(failure)
-            }
+            Err(failure) => Err(progress.fail(failure)),
         }
     }
 

@@ -7,5 +7,5 @@ use frisbee_client::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    frisbee_cli::run("frisbee-client", || cli.run())
+    frisbee_cli::run("frisbee-client", || cli.events().watch(|| cli.run()))
 }

@@ -45,7 +45,7 @@ pub struct Cli {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) exit_after: Option<u64>,
 
-    /// Report as JSON, one object per line on stdout: start, progress, message, finish
+    /// Report as JSON, one object per line on stdout: start, progress, message, finish, fail
     #[arg(long)]
     pub(crate) json: bool,
 

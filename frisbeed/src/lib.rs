@@ -34,6 +34,11 @@ pub fn command() -> clap::Command {
 }
 
 impl Cli {
+    /// Where JSON events go.
+    pub fn events(&self) -> Events {
+        Events::on_stdout(self.json)
+    }
+
     /// Serves until a signal or `--exit-after` ends it.
     ///
     /// # Errors
@@ -75,11 +80,6 @@ async fn serve(
     };
     let server = Server::new(Instant::now(), config, image.protocol_image())
         .map_err(|error| in_file(&cli.image, Failure::new(Exit::Input, error)))?;
-    let events = if cli.json {
-        Events::Stdout
-    } else {
-        Events::Off
-    };
     let start = Start {
         file: &cli.image,
         image: &image,
@@ -88,7 +88,7 @@ async fn serve(
         requests,
         ceiling: cli.rate,
     };
-    let status = Status::start(events, &start);
+    let status = Status::start(cli.events(), &start);
     let reader = Reader::start(image).map_err(|error| {
         Failure::new(
             Exit::Internal,

@@ -7,5 +7,5 @@ use frisbeed::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    frisbee_cli::run("frisbeed", || cli.run())
+    frisbee_cli::run("frisbeed", || cli.events().watch(|| cli.run()))
 }

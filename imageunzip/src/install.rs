@@ -1,13 +1,15 @@
 //! The pipeline: chunks in, verified data on the disk.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use chunkfmt::tree::Cv;
 use chunkfmt::{ChunkEntry, Context, Error as FormatError, Layout, Opener, Part, PlainHash, Span};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use frisbee_cli::stages::Stages;
 
 use crate::contents::Origin;
 use crate::legacy::Legacy;
@@ -171,6 +173,11 @@ pub struct Installer {
     writer: Option<JoinHandle<Result<(Disk, Written), Error>>>,
     aborted: Arc<AtomicBool>,
     free: FreeSpace,
+    stages: Arc<Stages>,
+    /// When the last chunk was handed over.
+    fed: Mutex<Instant>,
+    /// Somebody else bounds the chunks that wait.
+    unbounded: bool,
 }
 
 impl Installer {
@@ -188,6 +195,12 @@ impl Installer {
         let aborted = Arc::new(AtomicBool::new(false));
         let window = target.window();
         let threads = options.threads.max(1);
+        let unbounded_queue = options.queue.is_none();
+        let stages = Arc::new(match unbounded_queue {
+            true => Stages::new("receiving", "opening", "writing"),
+            false => Stages::new("reading", "opening", "writing"),
+        });
+        stages.input.add_thread();
         let thread_error = |error: std::io::Error| Error::Thread(error.to_string());
 
         // Everything that can fail without the disk comes before the first write, which is the last thing here.
@@ -212,6 +225,7 @@ impl Installer {
                     opened: open_sender.clone(),
                     observer: Arc::clone(&observer),
                     aborted: Arc::clone(&aborted),
+                    stages: Arc::clone(&stages),
                 };
                 thread::Builder::new()
                     .name("open".into())
@@ -224,6 +238,7 @@ impl Installer {
             free: options.free,
             empty: empty_sender,
             observer,
+            stages: Arc::clone(&stages),
         };
         let writer = thread::Builder::new()
             .name("write".into())
@@ -236,6 +251,9 @@ impl Installer {
             writer: Some(writer),
             aborted,
             free: options.free,
+            stages,
+            fed: Mutex::new(Instant::now()),
+            unbounded: unbounded_queue,
         };
         let died = |_| Error::Thread("it ended before the disk came".into());
         let began = target
@@ -244,6 +262,11 @@ impl Installer {
         // A writer that waits for a disk in vain has to hear of it before it is waited for.
         drop(disk_sender);
         began.map(|()| installer)
+    }
+
+    /// How the stages spend their time.
+    pub fn stages(&self) -> Arc<Stages> {
+        Arc::clone(&self.stages)
     }
 
     /// A buffer for the next chunk, reused where possible.
@@ -296,10 +319,19 @@ impl Installer {
             bytes,
             source,
         };
-        match &self.chunks {
-            Some(chunks) => chunks.send(job).map_err(|_| Stopped),
-            None => Err(Stopped),
+        let chunks = self.chunks.as_ref().ok_or(Stopped)?;
+        let mut fed = self.fed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (input, came) = (&self.stages.input, Instant::now());
+        let since = came.duration_since(*fed);
+        // Who bounds the chunks itself waits there for chunks to be written, as long as there are some.
+        match self.unbounded && !chunks.is_empty() {
+            true => input.add_wait_for_output(since),
+            false => input.add_work(since),
         }
+        let sent = chunks.send(job).map_err(|_| Stopped);
+        *fed = Instant::now();
+        input.add_wait_for_output(fed.duration_since(came));
+        sent
     }
 
     /// Waits until all submitted chunks are written, flushes, and writes the boot sectors last if all chunks that are
@@ -327,7 +359,8 @@ impl Installer {
             return Err(FormatError::ChunkCount { expected, found }.into());
         }
         let clear_behind = self.free == FreeSpace::Zero;
-        disk.complete(clear_behind, written.end, written.short_end)?;
+        let writing = &self.stages.output;
+        writing.time(|| disk.complete(clear_behind, written.end, written.short_end))?;
         Ok(written.report)
     }
 

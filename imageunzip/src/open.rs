@@ -7,6 +7,7 @@ use chunkfmt::relocation::{self, Applied, PartitionPlace, Relocation, Sectors};
 use chunkfmt::tree::Cv;
 use chunkfmt::{Context, Error as FormatError, Layout, Opener, Part, PlainHash, Region, Span};
 use crossbeam_channel::{Receiver, Sender};
+use frisbee_cli::stages::Stages;
 
 use crate::Error;
 use crate::contents::Origin;
@@ -108,11 +109,15 @@ pub(crate) struct OpenStage {
     pub(crate) opened: Sender<Parcel>,
     pub(crate) observer: Observer,
     pub(crate) aborted: Arc<AtomicBool>,
+    pub(crate) stages: Arc<Stages>,
 }
 
 impl OpenStage {
     pub(crate) fn run(mut self) {
+        let stages = Arc::clone(&self.stages);
+        let mut watch = stages.middle.stopwatch();
         while let Ok(mut job) = self.chunks.recv() {
+            watch.waited_for_input();
             if self.aborted.load(Ordering::Relaxed) {
                 return;
             }
@@ -121,6 +126,7 @@ impl OpenStage {
             opened.went_ahead = false;
             opened.short_end = None;
             let result = self.open(&mut job, &mut opened);
+            watch.worked();
             // Full: enough buffers go round already.
             let _ = self.spare.try_send(job.bytes);
             match result {
@@ -129,6 +135,7 @@ impl OpenStage {
                     if self.opened.send(Parcel::Chunk(opened)).is_err() {
                         return;
                     }
+                    watch.waited_for_output();
                 }
                 // Nobody writes any more.
                 Ok(None) => return,

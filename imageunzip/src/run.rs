@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use frisbee_cli::progress::{Events, Progress};
+use frisbee_cli::progress::Progress;
 use frisbee_cli::{Exit, Failure, Interrupt};
 use serde_json::Value;
 
@@ -80,15 +80,11 @@ impl Installation<'_> {
         feed: impl FnOnce(&Feed<'_>) -> Result<Expected<'static>, Failure>,
     ) -> Result<(), Failure> {
         let target = self.cli.target.display().to_string();
-        let events = match self.cli.json {
-            true => Events::Stdout,
-            false => Events::Off,
-        };
         let mut fields = self.title.fields.clone();
         fields["image"] = self.title.name.clone().into();
         fields["target"] = target.clone().into();
         fields["total_bytes"] = self.total.into();
-        let progress = Arc::new(Progress::start(events, self.total, fields));
+        let progress = Arc::new(Progress::start(self.cli.events(), self.total, fields));
         let title = format!("{} ({})", self.title.name, self.title.version);
         let zeroed = self.cli.install.options().free == crate::FreeSpace::Zero;
         match self.install(&progress, feed) {
@@ -101,10 +97,7 @@ impl Installation<'_> {
                 progress.finish(&summary, report.fields());
                 Ok(())
             }
-            Err(failure) => {
-                progress.fail(&failure.message, failure.exit);
-                Err(failure)
-            }
+            Err(failure) => Err(progress.fail(failure)),
         }
     }
 
@@ -137,6 +130,7 @@ impl Installation<'_> {
             |failure: Failure| Failure::new(failure.exit, format!("{failure} ({incomplete})"));
         let options = self.cli.install.options();
         let installer = Installer::start(&self.format, self.target, &options, observer)?;
+        progress.show_stages(installer.stages());
         let fed = feed(&Feed {
             installer: &installer,
             refused: &refused,

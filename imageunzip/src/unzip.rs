@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chunkfmt::{Context, ImageReader, Next, Trust};
 use clap::Parser;
 use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions, Wanted};
+use frisbee_cli::progress::Events;
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
@@ -62,6 +63,11 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// Where JSON events go.
+    pub fn events(&self) -> Events {
+        Events::on_stdout(self.json)
+    }
+
     /// Installs the image.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! The last stage of the pipeline: one thread that writes regions, clears free space and counts what has come.
 
+use std::sync::Arc;
+
 use crossbeam_channel::{Receiver, Sender};
+use frisbee_cli::stages::Stages;
 
 use crate::Error;
 use crate::install::{Event, FreeSpace, Observer};
@@ -34,6 +37,7 @@ pub(crate) struct WriteStage {
     pub(crate) free: FreeSpace,
     pub(crate) empty: Sender<Opened>,
     pub(crate) observer: Observer,
+    pub(crate) stages: Arc<Stages>,
 }
 
 impl WriteStage {
@@ -45,11 +49,14 @@ impl WriteStage {
         let gone = |_| Error::Thread("there is no disk to write".into());
         let mut disk = disk.recv().map_err(gone)?;
         let mut written = Written::default();
+        let mut watch = self.stages.output.stopwatch();
         for parcel in parcels {
+            watch.waited_for_input();
             let put = match &parcel {
                 Parcel::Part { offset, bytes } => disk.put(*offset, bytes),
                 Parcel::Chunk(chunk) => self.write(&mut disk, chunk, &mut written),
             };
+            watch.worked();
             if let Err(error) = put {
                 (self.observer)(Event::Failed);
                 return Err(error);

@@ -12,6 +12,7 @@ use chunkfmt::tree::Cv;
 use chunkfmt::{Part, Sealed, Sealer, Span};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use frisbee_cli::Interrupt;
+use frisbee_cli::stages::{Stages, Stopwatch};
 
 use crate::Error;
 
@@ -54,7 +55,8 @@ pub(crate) trait Maker: Send {
     /// That of the source.
     type Item;
 
-    /// Makes a chunk in `out`, which it clears, of what [`Source::take`] gave.
+    /// Makes a chunk in `out`, which it clears, of what [`Source::take`] gave. If reading is left to be done, `watch`
+    /// has to be told when it is done.
     ///
     /// # Errors
     /// If reading or sealing fails.
@@ -63,7 +65,39 @@ pub(crate) trait Maker: Send {
         item: Self::Item,
         input: &mut Vec<u8>,
         out: &mut Vec<u8>,
+        watch: &mut Watch<'_>,
     ) -> Result<Made, Error>;
+}
+
+/// The time of a thread that works for two stages in turn: reading, and making chunks.
+pub(crate) struct Watch<'a> {
+    reading: Stopwatch<'a>,
+    making: Stopwatch<'a>,
+}
+
+impl<'a> Watch<'a> {
+    fn start(stages: &'a Stages) -> Self {
+        Self {
+            reading: stages.input.stopwatch(),
+            making: stages.middle.stopwatch(),
+        }
+    }
+
+    /// The time since the last call went into reading.
+    pub(crate) fn has_read(&mut self) {
+        self.reading.worked();
+        self.making.waited_for_input();
+    }
+
+    fn has_made(&mut self) {
+        self.reading.waited_for_output();
+        self.making.worked();
+    }
+
+    fn has_waited(&mut self) {
+        self.reading.waited_for_output();
+        self.making.waited_for_output();
+    }
 }
 
 /// A chunk that was made.
@@ -106,6 +140,7 @@ pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
     sealer: &Sealer,
     output: &mut impl Write,
     interrupt: &Interrupt,
+    stages: &Stages,
     mut advance: impl FnMut(u64),
 ) -> Result<Summary, Error> {
     let write_error = |source| Error::Write { source };
@@ -128,7 +163,7 @@ pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
                 let (empty, done) = (empty_receiver.clone(), Watched(done_sender.clone()));
                 let source = &source;
                 scope.spawn(move || {
-                    if let Err(error) = work(source, maker, &empty, &done.0, interrupt) {
+                    if let Err(error) = work(source, maker, &empty, &done.0, interrupt, stages) {
                         // Fails if the writer has gone: it knows an error already.
                         let _ = done.0.send(Err(error));
                     }
@@ -137,7 +172,7 @@ pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
             .collect();
         drop((done_sender, empty_receiver));
         // Dropping its ends of the channels stops the workers, whatever the reason.
-        let written = write_in_order(&done_receiver, empty_sender, output, &mut advance);
+        let written = write_in_order(&done_receiver, empty_sender, output, stages, &mut advance);
         drop(done_receiver);
         for worker in workers {
             worker
@@ -183,13 +218,16 @@ fn write_in_order(
     done: &Receiver<Done>,
     empty: Sender<Vec<u8>>,
     output: &mut impl Write,
+    stages: &Stages,
     advance: &mut impl FnMut(u64),
 ) -> Result<Written, Error> {
     let empty = empty;
+    let mut watch = stages.output.stopwatch();
     let mut waiting = BTreeMap::new();
     let mut written = Written::default();
     for made in done {
         let (made, chunk) = made?;
+        watch.waited_for_input();
         waiting.insert(made.index, (made, chunk));
         while let Some(entry) = waiting
             .first_entry()
@@ -203,6 +241,7 @@ fn write_in_order(
             output
                 .write_all(&chunk)
                 .map_err(|source| Error::Write { source })?;
+            watch.worked();
             let summary = &mut written.summary;
             if made.sealed.is_present() {
                 summary.chunks += 1;
@@ -228,10 +267,13 @@ fn work<S: Source, M: Maker<Item = S::Item>>(
     empty: &Receiver<Vec<u8>>,
     done: &Sender<Done>,
     interrupt: &Interrupt,
+    stages: &Stages,
 ) -> Result<(), Error> {
+    let mut watch = Watch::start(stages);
     let mut input = Vec::new();
     // Ends with the source, or when the writer has gone because it could not write.
     while let Ok(mut out) = empty.recv() {
+        watch.has_waited();
         if interrupt.is_raised() {
             return Ok(());
         }
@@ -239,10 +281,12 @@ fn work<S: Source, M: Maker<Item = S::Item>>(
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take(&mut input)?;
+        watch.has_read();
         let Some(item) = item else {
             return Ok(());
         };
-        let made = maker.make(item, &mut input, &mut out)?;
+        let made = maker.make(item, &mut input, &mut out, &mut watch)?;
+        watch.has_made();
         if done.send(Ok((made, out))).is_err() {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use diskmap::Extent;
 use ndz::{Cipher, ContentKey, Demand, Integrity, Place, Reader, Relocation, Summary};
 
 use crate::base::Indexed;
-use crate::create::{Made, Maker, Source};
+use crate::create::{Made, Maker, Source, Watch};
 use crate::scan::seal;
 use crate::{Error, Piece, Plan};
 
@@ -246,7 +246,13 @@ pub(crate) struct Packer<'a> {
 impl Maker for Packer<'_> {
     type Item = Piece;
 
-    fn make(&mut self, piece: Piece, data: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Made, Error> {
+    fn make(
+        &mut self,
+        piece: Piece,
+        data: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+        _watch: &mut Watch<'_>,
+    ) -> Result<Made, Error> {
         seal(&mut self.sealer, self.base, piece, data, out)
     }
 }

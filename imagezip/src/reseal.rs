@@ -13,7 +13,7 @@ use frisbee_cli::pipe::Interruptible;
 use frisbee_cli::{Exit, Failure, Interrupt};
 
 use crate::base::{Chain, Indexed};
-use crate::create::{Made, Maker, Source};
+use crate::create::{Made, Maker, Source, Watch};
 use crate::inputs::Access;
 use crate::pipe::Input;
 use crate::scan::seal;
@@ -286,6 +286,7 @@ impl Maker for Resealer<'_> {
         taken: Taken,
         chunk: &mut Vec<u8>,
         out: &mut Vec<u8>,
+        _watch: &mut Watch<'_>,
     ) -> Result<Made, Error> {
         let (layout, root) = self.open(&taken, chunk).map_err(|source| {
             let name = self.names.get(taken.layer).cloned().unwrap_or_default();

@@ -7,7 +7,7 @@ use chunkfmt::tree::Cv;
 use diskmap::Extent;
 
 use crate::base::Indexed;
-use crate::create::{Made, Maker, Source};
+use crate::create::{Made, Maker, Source, Watch};
 use crate::{Disk, Error, Piece, Plan};
 
 /// Where a disk is cut.
@@ -43,8 +43,10 @@ impl Maker for Scanner<'_> {
         mut piece: Piece,
         data: &mut Vec<u8>,
         out: &mut Vec<u8>,
+        watch: &mut Watch<'_>,
     ) -> Result<Made, Error> {
         self.disk.read_piece(&mut piece.layout, data)?;
+        watch.has_read();
         seal(&mut self.sealer, self.base, piece, data, out)
     }
 }

@@ -132,39 +132,6 @@ fn stdout_is_for_data() -> Result<()> {
 }
 
 #[test]
-fn events_are_json_lines() -> Result<()> {
-    let scene = Scene::new(&Recipe::TINY)?;
-    let mut zip = scene.keys.imagezip()?;
-    zip.arg("--json")
-        .arg(&scene.disk.path)
-        .arg(scene.path("again.frz"));
-    let mut unzip = scene.imageunzip(&scene.path("new"))?;
-    unzip.arg("--json");
-    for command in [zip, unzip] {
-        let outcome = run(command)?.success()?;
-        let text = outcome.stdout_text();
-        let events: Vec<Value> = text
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<_, _>>()
-            .context(text.clone())?;
-        let names: Vec<&str> = events
-            .iter()
-            .filter_map(|event| event["event"].as_str())
-            .collect();
-        ensure!(
-            names.first() == Some(&"start") && names.last() == Some(&"finish"),
-            "{names:?}"
-        );
-    }
-    let mut fails = scene.imageunzip(&scene.path("no/such/directory"))?;
-    fails.arg("--json");
-    let outcome = run(fails)?;
-    ensure!(outcome.code() == Some(5), "{outcome}");
-    Ok(())
-}
-
-#[test]
 fn imagedump_shows_what_is_there() -> Result<()> {
     let scene = Scene::new(&Recipe::TINY)?;
     let dump = |arguments: &[&str]| {

@@ -145,7 +145,8 @@ fn a_client_that_comes_late() -> Result<()> {
     let first = class.student(&scene, 0)?;
     events::progress(&first.client, 40)?;
     let late = class.student(&scene, 1)?;
-    first.graduates(&scene)?;
+    let finish = first.graduates(&scene)?;
+    ensure!(finish["bottleneck"] == "receiving", "{finish}");
     late.graduates(&scene)?;
     let sent = number(&class::end(server)?, "sent_per_byte")?;
     // What the first already had is sent again, and no more.

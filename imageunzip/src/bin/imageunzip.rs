@@ -7,5 +7,5 @@ use imageunzip::unzip::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    frisbee_cli::run("imageunzip", || cli.run())
+    frisbee_cli::run("imageunzip", || cli.events().watch(|| cli.run()))
 }

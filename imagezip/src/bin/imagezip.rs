@@ -7,5 +7,5 @@ use imagezip::zip::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    frisbee_cli::run("imagezip", || cli.run())
+    frisbee_cli::run("imagezip", || cli.events().watch(|| cli.run()))
 }

@@ -68,17 +68,13 @@ impl Cli {
         let base = Self::nearest(chain.as_ref(), map.sector_size, map.disk_sectors)?;
         let missing = || Failure::new(Exit::Usage, "--compare needs a --base");
         let base = base.ok_or_else(missing)?;
-        let events = match self.json {
-            true => Events::Stdout,
-            false => Events::Off,
-        };
         let header = &base.index.header;
         let saved = saved_bytes(&map);
         let fields = json!({
             "source": self.source.display().to_string(), "base": base.name, "uuid": header.uuid().to_string(),
             "epoch": header.epoch(), "disk_bytes": disk.size(), "sector_size": map.sector_size, "total_bytes": saved,
         });
-        let progress = Progress::start(events, saved, fields);
+        let progress = Progress::start(self.events(), saved, fields);
         self.warn(&progress, &map);
         let chunk_size = self.choose_chunk_size(Some(base));
         let found = compare(
@@ -94,11 +90,7 @@ impl Cli {
                 self.report_difference(&progress, base, &found);
                 Ok(())
             }
-            Err(error) => {
-                let failure = Failure::from(error);
-                progress.fail(&failure.message, failure.exit);
-                Err(failure)
-            }
+            Err(error) => Err(progress.fail(error.into())),
         }
     }
 
@@ -190,7 +182,7 @@ impl Cli {
         header: &ImageHeader,
         output: &Output,
     ) -> Progress {
-        let events = self.events(output);
+        let events = self.events();
         let saved_bytes = saved_bytes(map);
         let partitions: Vec<_> = map
             .partitions

@@ -120,7 +120,7 @@ impl Cli {
             "disk_bytes": found.summary.sectors * u64::from(SECTOR_SIZE), "sector_size": SECTOR_SIZE,
             "total_bytes": total,
         });
-        let progress = Progress::start(self.events(output), total, fields);
+        let progress = Progress::start(self.events(), total, fields);
         let protection = match found.integrity {
             Integrity::Unknown => "nothing shows that it is unchanged",
             Integrity::Checksum => {
@@ -224,7 +224,7 @@ impl Cli {
             "disk_bytes": map.disk_sectors * 512, "sector_size": SECTOR_SIZE,
         });
         let name = output.name();
-        let progress = Progress::start(self.events(&output), saved * 512, fields);
+        let progress = Progress::start(self.events(), saved * 512, fields);
         self.warn(&progress, map);
         let (mut chunks, mut plain_bytes) = (0_u64, 0_u64);
         let mut write = || -> Result<(), Error> {
@@ -260,8 +260,7 @@ impl Cli {
             } else {
                 failure
             };
-            progress.fail(&failure.message, failure.exit);
-            return Err(failure);
+            return Err(progress.fail(failure));
         }
         let time = progress.elapsed();
         let image_bytes = chunks * ndz::CHUNK_SIZE as u64;

@@ -134,7 +134,7 @@ impl Cli {
             "epoch": header.epoch(), "disk_bytes": header.disk_bytes(), "sector_size": header.sector_size,
             "total_bytes": old.total,
         });
-        let progress = Progress::start(self.events(&output), old.total, fields);
+        let progress = Progress::start(self.events(), old.total, fields);
         let makers = (0..self.threads())
             .map(|_| Resealer::new(old.names, old.contexts, sealer.for_thread()?, new.to))
             .collect::<Result<_, _>>()?;

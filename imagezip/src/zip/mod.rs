@@ -209,11 +209,16 @@ impl Cli {
         Output::open(image, self.force, &inputs, secret)
     }
 
-    fn events(&self, output: &Output) -> Events {
-        match (self.json, output) {
+    /// Where JSON events go.
+    pub fn events(&self) -> Events {
+        let image = match self.inputs.from {
+            Some(_) => Some(self.source.as_path()),
+            None => self.image.as_deref(),
+        };
+        match (self.json, image == Some(Path::new("-"))) {
             (false, _) => Events::Off,
-            (true, Output::Pipe(_)) => Events::Stderr,
-            (true, Output::File { .. }) => Events::Stdout,
+            (true, true) => Events::Stderr,
+            (true, false) => Events::Stdout,
         }
     }
 

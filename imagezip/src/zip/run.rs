@@ -1,7 +1,10 @@
 //! Writing an image: the pipeline between the command line's choices and the output, and what is said at the end.
 
+use std::sync::Arc;
+
 use chunkfmt::Sealer;
 use frisbee_cli::progress::Progress;
+use frisbee_cli::stages::Stages;
 use frisbee_cli::{Failure, Interrupt, units};
 use serde_json::json;
 
@@ -30,17 +33,21 @@ impl Run<'_> {
         makers: Vec<M>,
     ) -> Result<(), Failure> {
         let image = self.output.name();
+        let stages = Arc::new(Stages::new("reading", "compressing", "writing"));
+        self.progress.show_stages(Arc::clone(&stages));
         let made = create(
             source,
             makers,
             self.sealer,
             &mut self.output,
             self.interrupt,
+            &stages,
             |bytes| self.progress.advance(bytes),
         );
         let made = made.and_then(|summary| {
-            self.output
-                .commit()
+            stages
+                .output
+                .time(|| self.output.commit())
                 .map_err(|source| Error::Write { source })?;
             Ok(summary)
         });
@@ -57,8 +64,7 @@ impl Run<'_> {
                     Some(image) => failure.context(image),
                     None => failure,
                 };
-                self.progress.fail(&failure.message, failure.exit);
-                Err(failure)
+                Err(self.progress.fail(failure))
             }
         }
     }
