@@ -7,6 +7,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::device::System;
 use crate::{Exit, Failure, Interrupt};
 
 /// Milliseconds between two looks whether a signal has come.
@@ -42,9 +43,12 @@ pub fn confirm_destruction(
     }
     let name = target.display();
     let mut terminal = io::stderr();
+    let device = System::default().describe(target);
+    let device = device.map(|device| format!("{device}\n"));
     let _ = write!(
         terminal,
-        "{what}\nAll data on {name} will be lost. Type the name of the target to go on: "
+        "{what}\n{}All data on {name} will be lost. Type the name of the target to go on: ",
+        device.unwrap_or_default()
     );
     let _ = terminal.flush();
     let stdin = io::stdin();

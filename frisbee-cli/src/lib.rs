@@ -3,12 +3,14 @@
 
 pub mod confirm;
 pub mod device;
+pub mod disks;
 pub mod exit;
 pub mod interrupt;
 pub mod keys;
 pub mod pipe;
 pub mod policy;
 pub mod progress;
+pub mod selector;
 pub mod stages;
 pub mod units;
 

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::Parser;
 use frisbee_cli::exit::EXIT_CODES;
 use frisbee_cli::policy::{KeyOptions, LegacyOptions, TrustOptions, Wanted};
-use imageunzip::InstallArgs;
+use imageunzip::{InstallArgs, TargetArgs};
 
 const EXAMPLES: &str = "Examples:
   frisbee-client --trust owner.pub --key content.key /dev/sdb
   frisbee-client --group 239.192.7.1:7001 --interface eth0 --trust owner.pub --key content.key --yes /dev/sda
   frisbee-client --timeout 60 --free zero --yes /dev/sda
+  frisbee-client --yes --disk nvme,smallest
   frisbee-client --uuid 8d0ca7b2-1f5e-4a3a-9a52-6a4b1b1c9d10 disk.img
   frisbee-client --group 239.192.7.2:7001 --base-group 239.192.7.1:7001 --yes /dev/sda
   frisbee-client --allow-legacy --allow-unsigned --yes /dev/sda
@@ -57,6 +58,9 @@ pub struct Cli {
     /// Print JSON events to stdout
     #[arg(long)]
     pub(crate) json: bool,
-    /// The disk, partition or file to write
+    #[command(flatten)]
+    pub(crate) choice: TargetArgs,
+    /// What has been chosen.
+    #[arg(skip)]
     pub(crate) target: PathBuf,
 }

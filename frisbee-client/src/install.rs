@@ -134,7 +134,11 @@ impl Cli {
     ///
     /// # Errors
     /// The reason as one line, with its exit code.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub fn run(&mut self) -> Result<(), Failure> {
+        if self.choice.list(self.json)? {
+            return Ok(());
+        }
+        self.target = self.choice.choose("frisbee-client")?;
         let trust = Arc::new(self.legacy.load_trust(&self.trust)?);
         let keys = self.keys.load()?;
         let legacy = self.legacy.keys.load(&keys)?;
@@ -383,7 +387,7 @@ impl Cli {
         report: &Report,
         stats: &ClientStats,
     ) {
-        let (target, header) = (self.target.display(), context.header());
+        let (target, header) = (imageunzip::title(&self.target), context.header());
         if let Some(warning) = report.unreadable.warning() {
             progress.line(&format!("frisbee-client: {target}: {warning}"));
         }

@@ -6,6 +6,6 @@ use clap::Parser;
 use frisbee_client::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     frisbee_cli::run("frisbee-client", || cli.events().watch(|| cli.run()))
 }

@@ -6,6 +6,7 @@
 //! written last.
 
 mod candidate;
+mod choice;
 mod compare;
 mod contents;
 pub mod dump;
@@ -25,6 +26,7 @@ mod verify;
 mod write;
 
 pub use candidate::Candidate;
+pub use choice::{TargetArgs, title};
 pub use contents::{Contents, Origin, origin};
 pub use error::Error;
 pub use install::{Event, Expected, Format, FreeSpace, InstallOptions, Installer, Stopped};

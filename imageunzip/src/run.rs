@@ -87,12 +87,14 @@ impl Installation<'_> {
         let progress = Arc::new(Progress::start(self.cli.events(), self.total, fields));
         let title = format!("{} ({})", self.title.name, self.title.version);
         let zeroed = self.cli.install.options().free == crate::FreeSpace::Zero;
+        let cli = self.cli;
         match self.install(&progress, feed) {
             Ok(report) => {
                 if let Some(warning) = report.unreadable.warning() {
                     progress.line(&format!("imageunzip: {target}: {warning}"));
                 }
                 let summary = report.summary(zeroed, progress.elapsed());
+                let target = crate::title(&cli.target);
                 let summary = format!("{target}: installed {title}: {summary}");
                 progress.finish(&summary, report.fields());
                 Ok(())

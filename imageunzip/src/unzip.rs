@@ -12,6 +12,7 @@ use frisbee_cli::progress::Events;
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
+use crate::choice::TargetArgs;
 use crate::contents::Contents;
 use crate::layers::{Base, Layers};
 use crate::options::InstallArgs;
@@ -26,9 +27,10 @@ const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz disk.img
   imageunzip --trust owner.pub --key content.key --base golden.frz update.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key update.frz /dev/sdb
+  imageunzip --trust owner.pub --key content.key --yes --disk nvme,smallest golden.frz
   imageunzip --allow-legacy --allow-unsigned old.ndz /dev/sdb
 
-The one before the last installs a delta on a disk that holds its base, which is verified first.
+The sixth installs a delta on a disk that holds its base, which is verified first.
 
 An image file is checked from beginning to end before the target is touched. From a pipe the chunks are checked one by
 one as they come, and the boot sectors are written only after the manifest has proved that nothing is missing.";
@@ -57,8 +59,12 @@ pub struct Cli {
     #[arg(long)]
     pub(crate) json: bool,
     /// The image; `-` reads standard input
-    pub(crate) image: PathBuf,
-    /// The disk, partition or file to write
+    #[arg(required_unless_present = "list_disks")]
+    pub(crate) image: Option<PathBuf>,
+    #[command(flatten)]
+    choice: TargetArgs,
+    /// What has been chosen.
+    #[arg(skip)]
     pub(crate) target: PathBuf,
 }
 
@@ -72,10 +78,16 @@ impl Cli {
     ///
     /// # Errors
     /// The reason as one line, with its exit code.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub fn run(&mut self) -> Result<(), Failure> {
+        if self.choice.list(self.json)? {
+            return Ok(());
+        }
+        self.target = self.choice.choose("imageunzip")?;
         let keys = self.keys.load()?;
         let interrupt = Interrupt::watch()?;
-        let source = Source::open(&self.image)?;
+        // The command line's rules leave nothing else.
+        let missing = || Failure::new(Exit::Usage, "name the image");
+        let source = Source::open(self.image.as_deref().ok_or_else(missing)?)?;
         // What a signal makes fail is not the failure to tell.
         let untouched = |failure| interrupt.check(UNTOUCHED).err().unwrap_or(failure);
         if source.is_legacy(&interrupt).map_err(untouched)? {

@@ -1,18 +1,22 @@
 //! The source: a block device or a file that is read at positions, by several threads.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chunkfmt::Layout;
 use chunkfmt::relocation::{self, Relocation};
 use diskmap::{Extent, ReadAt};
+use frisbee_cli::Failure;
 use frisbee_cli::device::{BlockDevice, loop_device_of};
 
 use crate::Error;
+use crate::backing::Backing;
+use crate::qemu::Qemu;
 use crate::rescue::Rescue;
+use crate::source_format::{Others, PROBE, SourceFormat};
 
 /// Most unreadable ranges that one chunk names. If there are more, those of a region are named as one, with the
 /// sectors between them.
@@ -22,8 +26,8 @@ const BAD_MAX: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Disk {
     path: PathBuf,
-    file: File,
-    /// Where the disk begins in the file: behind 0 if only one partition is imaged.
+    bytes: Backing,
+    /// Where the disk begins in these bytes: behind 0 if only one partition is imaged.
     start: u64,
     size: u64,
     sector_size: u32,
@@ -35,6 +39,21 @@ pub(crate) struct Disk {
     unreadable: AtomicU64,
 }
 
+/// How a source is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct How {
+    /// What the user says of a file's sectors; a device knows its own.
+    pub(crate) sector_size: Option<u32>,
+    /// Even if it is in use.
+    pub(crate) allow_used: bool,
+    /// What it is, if it is not to be found out.
+    pub(crate) format: Option<SourceFormat>,
+    /// Whether a virtual disk may lead to other files.
+    pub(crate) allow_backing: bool,
+    /// Whether it may be damaged.
+    pub(crate) rescue: bool,
+}
+
 /// Sectors that are zeros whatever stands there.
 #[derive(Clone, Copy, Debug)]
 struct Hole {
@@ -44,15 +63,12 @@ struct Hole {
 }
 
 impl Disk {
-    /// Opens a disk for reading. `sector_size` is what the user says of a file; a device knows its own.
+    /// Opens a disk for reading.
     ///
     /// # Errors
-    /// If it cannot be opened, is in use (unless `allow_used`), or is neither device nor file.
-    pub(crate) fn open(
-        path: &Path,
-        sector_size: Option<u32>,
-        allow_used: bool,
-    ) -> Result<Self, Error> {
+    /// If it cannot be opened, is in use, or is neither device nor file.
+    pub(crate) fn open(path: &Path, how: &How) -> Result<Self, Failure> {
+        let allow_used = how.allow_used;
         let open_error = |source| Error::Open {
             path: path.into(),
             source,
@@ -71,19 +87,40 @@ impl Disk {
             });
             (users.unwrap_or_default(), None)
         } else {
-            return Err(Error::Kind { path: path.into() });
+            return Err(Error::Kind { path: path.into() }.into());
         };
         if !users.is_empty() && !allow_used {
             return Err(Error::InUse {
                 path: path.into(),
                 user: users.join(", "),
-            });
+            }
+            .into());
         }
-        let mut file = File::open(path).map_err(open_error)?;
-        let size = file.seek(SeekFrom::End(0)).map_err(open_error)?;
+        let file = File::open(path).map_err(open_error)?;
+        let format = match how.format {
+            None if metadata.is_file() => None,
+            // A device is a disk, whatever is on it.
+            given => Some(given.unwrap_or(SourceFormat::Raw)),
+        };
+        let format = match format {
+            Some(SourceFormat::Raw) => SourceFormat::Raw,
+            given => {
+                let begin = begin_of(&file).map_err(open_error)?;
+                let format = given.unwrap_or_else(|| SourceFormat::detect(&begin));
+                check_others(path, format, &begin, how.allow_backing)?;
+                format
+            }
+        };
+        let (bytes, size) = if format == SourceFormat::Raw {
+            Backing::of(file).map_err(open_error)?
+        } else {
+            let qemu = Qemu::open(path, format, how)?;
+            let size = qemu.size();
+            (Backing::Qemu(qemu), size)
+        };
         let mut disk = Self {
             path: path.into(),
-            file,
+            bytes,
             start: 0,
             size,
             sector_size: 512,
@@ -92,7 +129,7 @@ impl Disk {
             unreadable: AtomicU64::new(0),
         };
         disk.sector_size = device_sector
-            .or(sector_size)
+            .or(how.sector_size)
             .unwrap_or_else(|| diskmap::detect_sector_size(&disk));
         Ok(disk)
     }
@@ -248,13 +285,13 @@ impl Disk {
         let sector_size = u64::from(self.sector_size);
         let offset = self.start + first * sector_size;
         let length = buffer.len();
-        match (self.file.read_exact_at(buffer, offset), &self.rescue) {
+        match (self.bytes.read_exact_at(buffer, offset), &self.rescue) {
             (Ok(()), _) => Ok(()),
             (Err(_), Some(rescue)) => {
                 let sector_bytes = usize::try_from(sector_size).unwrap_or(length);
                 rescue.read(
                     &self.path,
-                    &self.file,
+                    &self.bytes,
                     sector_bytes,
                     buffer,
                     offset,
@@ -273,6 +310,36 @@ impl Disk {
             }),
         }
     }
+}
+
+/// The bytes that tell a file's format.
+fn begin_of(file: &File) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::new();
+    file.take(PROBE as u64).read_to_end(&mut begin)?;
+    Ok(begin)
+}
+
+/// Refuses a virtual disk that leads to other files: they may be anything that whoever made it could think of.
+fn check_others(
+    path: &Path,
+    format: SourceFormat,
+    begin: &[u8],
+    allow_backing: bool,
+) -> Result<(), Error> {
+    let reason = match format.others(begin) {
+        Others::Backing if !allow_backing => {
+            "is only the changes to another disk, whose file it names: if you trust it, say --allow-backing"
+        }
+        Others::Data => {
+            "has its data in other files, which it names: if you trust it, convert it with qemu-img convert -O raw"
+        }
+        Others::None | Others::Backing => return Ok(()),
+    };
+    Err(Error::Others {
+        path: path.into(),
+        format: format.name(),
+        reason,
+    })
 }
 
 /// Adds sectors to those of a region, which begin at index `from`.
@@ -330,6 +397,6 @@ impl ReadAt for Disk {
             // A file that ddrescue wrote has zeros there, which would pass for a map of free space.
             return Err(io::Error::other("not rescued, as the map file says"));
         }
-        self.file.read_exact_at(buffer, self.start + offset)
+        self.bytes.read_exact_at(buffer, self.start + offset)
     }
 }

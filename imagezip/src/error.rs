@@ -34,6 +34,16 @@ pub enum Error {
         /// Who uses it.
         user: String,
     },
+    /// The source leads to other files.
+    #[error("{}: is a {format} disk that {reason}", path.display())]
+    Others {
+        /// The source.
+        path: PathBuf,
+        /// What it is.
+        format: &'static str,
+        /// What is wrong with that, and what to do.
+        reason: &'static str,
+    },
     /// Reading the source failed.
     #[error("{}: reading {length} bytes at byte {offset}: {source}", path.display())]
     Read {
@@ -96,7 +106,10 @@ pub enum Error {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::Open { .. } | Error::Kind { .. } | Error::InUse { .. } => Exit::Input,
+            Error::Open { .. }
+            | Error::Kind { .. }
+            | Error::InUse { .. }
+            | Error::Others { .. } => Exit::Input,
             Error::Map {
                 source: diskmap::Error::Io { .. },
                 ..

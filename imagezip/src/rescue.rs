@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use diskmap::Extent;
 use nix::fcntl::OFlag;
 
+use crate::backing::Backing;
+
 /// How often a sector is read before it is given up.
 const TRIES: usize = 4;
 
@@ -31,7 +33,7 @@ impl Rescue {
     pub(crate) fn read(
         &self,
         path: &Path,
-        file: &File,
+        bytes: &Backing,
         sector_size: usize,
         buffer: &mut [u8],
         offset: u64,
@@ -39,12 +41,12 @@ impl Rescue {
     ) {
         for (index, step) in buffer.chunks_mut(STEP).enumerate() {
             let at = offset + (index * STEP) as u64;
-            if file.read_exact_at(step, at).is_ok() {
+            if bytes.read_exact_at(step, at).is_ok() {
                 continue;
             }
             for (index, sector) in step.chunks_mut(sector_size.max(1)).enumerate() {
                 let at = at + (index * sector_size) as u64;
-                let is_read = (0..TRIES).any(|_| self.read_sector(path, file, sector, at).is_ok());
+                let is_read = (0..TRIES).any(|_| self.read_sector(path, bytes, sector, at).is_ok());
                 if !is_read {
                     sector.fill(0);
                     bad(at, sector.len() as u64);
@@ -53,7 +55,17 @@ impl Rescue {
         }
     }
 
-    fn read_sector(&self, path: &Path, file: &File, sector: &mut [u8], at: u64) -> io::Result<()> {
+    fn read_sector(
+        &self,
+        path: &Path,
+        bytes: &Backing,
+        sector: &mut [u8],
+        at: u64,
+    ) -> io::Result<()> {
+        // What lies below a virtual disk is qemu's to read.
+        let Some(file) = bytes.file() else {
+            return bytes.read_exact_at(sector, at);
+        };
         let open = || {
             let flags = OFlag::O_DIRECT.bits();
             let file = OpenOptions::new().read(true).custom_flags(flags).open(path);

@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 use diskmap::{Content, DiskMap, Extent, Options};
 use frisbee_cli::{Exit, Failure, units};
 
+use crate::disk::How;
+use crate::source_format::SourceFormat;
 use crate::{Disk, Error, rescue};
 
 /// Longest map file of ddrescue that is read, in bytes.
@@ -57,6 +59,13 @@ pub(crate) struct Selection {
     /// Sector size of a disk in a file: 512 or 4096 [default: found out]
     #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], conflicts_with = "from")]
     sector_size: Option<String>,
+    /// What a source file holds: raw takes its bytes for those of the disk, everything else is opened by qemu-nbd
+    /// [default: told by its first bytes]
+    #[arg(long, value_name = "FORMAT", value_enum, conflicts_with = "from")]
+    source_format: Option<SourceFormat>,
+    /// Open the file that a qcow2 or VMDK disk names as the one below it: whoever made the disk chose its name
+    #[arg(long, conflicts_with = "from")]
+    allow_backing: bool,
     /// Read the source even while it is mounted: the image may hold a damaged filesystem
     #[arg(long, conflicts_with = "from")]
     allow_mounted: bool,
@@ -77,7 +86,14 @@ impl Selection {
             Some(size) => size.parse().ok(),
             None => usual,
         };
-        let mut disk = Disk::open(source, sector_size, self.allow_mounted)?;
+        let how = How {
+            sector_size,
+            allow_used: self.allow_mounted,
+            format: self.source_format,
+            allow_backing: self.allow_backing,
+            rescue: self.is_rescue(),
+        };
+        let mut disk = Disk::open(source, &how)?;
         if self.is_rescue() {
             disk.rescue(self.known_bad(&disk)?);
         }

@@ -6,6 +6,6 @@ use clap::Parser;
 use imageunzip::unzip::Cli;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
     frisbee_cli::run("imageunzip", || cli.events().watch(|| cli.run()))
 }
