@@ -12,39 +12,39 @@ use crate::filesystem::uuid_text;
 use crate::source::{ReadAt, Window};
 use crate::table::Entry;
 
-const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+pub(crate) const CRC: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const REVISION_1: u32 = 0x0001_0000;
 const HEADER_SIZE: usize = 92;
 /// The tables in use have 16 KiB; what is larger than this is not read into memory.
 const MAX_ENTRIES_BYTES: u64 = 4 << 20;
 
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct RawHeader {
+pub(crate) struct RawHeader {
     signature: [u8; 8],
     revision: U32,
-    header_size: U32,
-    header_crc32: U32,
+    pub(crate) header_size: U32,
+    pub(crate) header_crc32: U32,
     reserved: U32,
-    my_lba: U64,
-    alternate_lba: U64,
-    first_usable_lba: U64,
-    last_usable_lba: U64,
-    disk_guid: [u8; 16],
-    partition_entry_lba: U64,
-    number_of_entries: U32,
-    size_of_entry: U32,
-    entries_crc32: U32,
+    pub(crate) my_lba: U64,
+    pub(crate) alternate_lba: U64,
+    pub(crate) first_usable_lba: U64,
+    pub(crate) last_usable_lba: U64,
+    pub(crate) disk_guid: [u8; 16],
+    pub(crate) partition_entry_lba: U64,
+    pub(crate) number_of_entries: U32,
+    pub(crate) size_of_entry: U32,
+    pub(crate) entries_crc32: U32,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
-struct RawEntry {
-    type_guid: [u8; 16],
-    unique_guid: [u8; 16],
-    starting_lba: U64,
-    ending_lba: U64,
+pub(crate) struct RawEntry {
+    pub(crate) type_guid: [u8; 16],
+    pub(crate) unique_guid: [u8; 16],
+    pub(crate) starting_lba: U64,
+    pub(crate) ending_lba: U64,
     attributes: U64,
     name: [U16; 36],
 }
@@ -57,6 +57,10 @@ pub(crate) struct Gpt {
     pub(crate) reserved: [Extent; 2],
     /// Where the other header stands.
     pub(crate) alternate_lba: u64,
+    /// The header's fields.
+    pub(crate) header: RawHeader,
+    /// The bytes of all entries.
+    pub(crate) table: Vec<u8>,
 }
 
 /// Reads and checks the table whose header stands at sector `lba`.
@@ -106,6 +110,7 @@ pub(crate) fn read(disk: &Window<'_>, lba: u64, sector_size: u32) -> Result<Gpt,
                 name: name(&raw.name),
                 type_id: guid(&raw.type_guid),
                 container: usable,
+                slots: Vec::new(),
             })
         });
     Ok(Gpt {
@@ -121,6 +126,8 @@ pub(crate) fn read(disk: &Window<'_>, lba: u64, sector_size: u32) -> Result<Gpt,
             },
         ],
         alternate_lba: header.alternate_lba.get(),
+        header,
+        table,
     })
 }
 
@@ -174,7 +181,7 @@ fn name(units: &[U16; 36]) -> Option<String> {
 }
 
 /// A GUID as text: its first three fields are stored with the lowest byte first.
-fn guid(bytes: &[u8; 16]) -> String {
+pub(crate) fn guid(bytes: &[u8; 16]) -> String {
     let mut bytes = *bytes;
     for field in [0..4, 4..6, 6..8] {
         if let Some(field) = bytes.get_mut(field) {

@@ -20,6 +20,7 @@
 mod bitmap;
 mod bsd_label;
 mod btrfs;
+pub mod edit;
 mod error;
 mod exfat;
 mod ext;

@@ -13,7 +13,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::error::{Corrupt, Fault};
 use crate::extent::Extent;
 use crate::source::Window;
-use crate::table::Entry;
+use crate::table::{Entry, SlotPlace};
+
+/// Where the disk's signature stands in sector 0, 4 bytes.
+pub(crate) const DISK_SIGNATURE: usize = 440;
 
 const SIGNATURE: [u8; 2] = [0x55, 0xaa];
 const TYPE_PROTECTIVE: u8 = 0xee;
@@ -31,14 +34,17 @@ struct RawSector {
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
-struct Slot {
+pub(crate) struct Slot {
     boot_indicator: u8,
     start_chs: [u8; 3],
     os_type: u8,
-    end_chs: [u8; 3],
-    start: U32,
-    count: U32,
+    pub(crate) end_chs: [u8; 3],
+    pub(crate) start: U32,
+    pub(crate) count: U32,
 }
+
+/// Where the slots of a boot record begin.
+const SLOTS: u64 = 446;
 
 impl Slot {
     /// A slot without a type is a partition to the kernel and to libblkid if it has a size.
@@ -89,6 +95,21 @@ impl Mbr {
         self.0.iter().any(|slot| slot.os_type == TYPE_PROTECTIVE)
     }
 
+    /// The only slot of a protective MBR, if it is as usual, and the byte of the disk at which it stands.
+    pub(crate) fn protective_slot(disk: &Window<'_>) -> Result<Option<(u64, Slot)>, Fault> {
+        let Some(mbr) = Self::read(disk)? else {
+            return Ok(None);
+        };
+        let mut used = mbr.0.iter().enumerate().filter(|(_, slot)| slot.is_used());
+        let found = used
+            .next()
+            .filter(|(_, slot)| slot.os_type == TYPE_PROTECTIVE && slot.start.get() == 1);
+        Ok(match (found, used.next()) {
+            (Some((index, slot)), None) => Some((place(0, index, slot, 0).at, *slot)),
+            _ => None,
+        })
+    }
+
     /// What a hybrid MBR names beside the GPT.
     pub(crate) fn beside_gpt(&self) -> Vec<Extent> {
         let others = self
@@ -110,16 +131,25 @@ impl Mbr {
     ) -> Result<Partitions, Fault> {
         let mut found = Partitions::default();
         found.reserved.push(Extent { first: 0, count: 1 });
-        for (number, slot) in (1..).zip(&self.0).filter(|(_, slot)| slot.is_used()) {
+        let mut chains = Vec::new();
+        for (index, slot) in self.0.iter().enumerate() {
+            if !slot.is_used() {
+                continue;
+            }
+            let place = place(0, index, slot, 0);
             if slot.is_extended() {
                 found.containers.push(slot.extent(0));
+                chains.push((slot.extent(0), place));
             } else {
-                found.entries.push(entry(number, slot, 0, None));
+                let number = u32::try_from(index).unwrap_or(0).saturating_add(1);
+                found
+                    .entries
+                    .push(entry(number, slot, 0, None, vec![place]));
             }
         }
         let mut number = 5;
-        for container in found.containers.clone() {
-            number = found.follow(disk, sector_size, container, number)?;
+        for (container, place) in chains {
+            number = found.follow(disk, sector_size, (container, place), number)?;
             if !found.cuts.is_empty() {
                 // The numbers of what follows would be wrong.
                 break;
@@ -135,9 +165,10 @@ impl Partitions {
         &mut self,
         disk: &Window<'_>,
         sector_size: u32,
-        container: Extent,
+        (container, container_slot): (Extent, SlotPlace),
         mut number: u32,
     ) -> Result<u32, Fault> {
+        let mut link = None;
         // The part of the container that the record describes, which begins with the record.
         let mut next = Some(container);
         let mut empty_records = 0_u32;
@@ -169,10 +200,15 @@ impl Partitions {
             };
             self.reserved.push(record);
             empty_records = empty_records.saturating_add(1);
+            let mut next_link = None;
             // Data slots count from this record, the link from the start of the container.
             for (index, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.is_used()) {
+                let own = place(at, index, slot, sector);
                 if slot.is_extended() {
-                    next = next.or(Some(slot.extent(container.first)));
+                    if next.is_none() {
+                        next = Some(slot.extent(container.first));
+                        next_link = Some(place(at, index, slot, container.first));
+                    }
                     continue;
                 }
                 // OS/2 uses all four slots, others leave garbage in the last two.
@@ -181,18 +217,27 @@ impl Partitions {
                 if index >= 2 && (reach > part.count || !container.covers(&extent)) {
                     continue;
                 }
+                let around = [Some(own), link, Some(container_slot)];
+                let slots = around.into_iter().flatten().collect();
                 self.entries
-                    .push(entry(number, slot, sector, Some(container)));
+                    .push(entry(number, slot, sector, Some(container), slots));
                 number = number.saturating_add(1);
                 empty_records = 0;
             }
+            link = next_link;
         }
         Ok(number)
     }
 }
 
 /// `base` is the sector that the slot counts from.
-fn entry(number: u32, slot: &Slot, base: u64, container: Option<Extent>) -> Entry {
+fn entry(
+    number: u32,
+    slot: &Slot,
+    base: u64,
+    container: Option<Extent>,
+    slots: Vec<SlotPlace>,
+) -> Entry {
     let extent = slot.extent(base);
     let last = extent.end().saturating_sub(1);
     Entry {
@@ -202,6 +247,18 @@ fn entry(number: u32, slot: &Slot, base: u64, container: Option<Extent>) -> Entr
         name: None,
         type_id: format!("{:#04x}", slot.os_type),
         container,
+        slots,
+    }
+}
+
+/// Where a slot of the boot record at byte `at` stands; `base` is the sector that it counts from.
+fn place(at: u64, index: usize, slot: &Slot, base: u64) -> SlotPlace {
+    let index = u64::try_from(index).unwrap_or(0);
+    SlotPlace {
+        at: at
+            .saturating_add(SLOTS)
+            .saturating_add(index.saturating_mul(16)),
+        first: slot.extent(base).first,
     }
 }
 
@@ -212,4 +269,24 @@ fn slots(disk: &Window<'_>, at: u64) -> Result<Option<[Slot; 4]>, Fault> {
     }
     let sector: RawSector = disk.read_struct(at)?;
     Ok((sector.signature == SIGNATURE).then_some(sector.slots))
+}
+
+/// The cylinder, head and sector of a sector in the geometry of 255 heads and 63 sectors; `old` if that is the value
+/// for whatever is too far for it, or not in that geometry at all.
+pub(crate) fn end_chs(sector: u64, old: [u8; 3]) -> [u8; 3] {
+    const TOO_FAR: [[u8; 3]; 2] = [[0xfe, 0xff, 0xff], [0xff, 0xff, 0xff]];
+    if old == [0; 3] || TOO_FAR.contains(&old) {
+        return old;
+    }
+    let (head, rest) = (sector / 63 % 255, sector % 63);
+    let cylinder = sector / (63 * 255);
+    let byte = |number: u64| u8::try_from(number & 0xff).unwrap_or(0);
+    match cylinder {
+        0..=1023 => [
+            byte(head),
+            byte(rest.saturating_add(1)) | byte((cylinder >> 8) << 6),
+            byte(cylinder),
+        ],
+        _ => TOO_FAR[0],
+    }
 }

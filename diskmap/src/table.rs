@@ -50,6 +50,17 @@ pub(crate) struct Entry {
     pub(crate) type_id: String,
     /// The extended partition a logical one must lie in.
     pub(crate) container: Option<Extent>,
+    /// Of an MBR: the slots that end where the partition does, or behind it: its own, and those that it is inside of.
+    pub(crate) slots: Vec<SlotPlace>,
+}
+
+/// A slot of a boot record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotPlace {
+    /// Byte offset on the disk.
+    pub(crate) at: u64,
+    /// First sector of what it describes.
+    pub(crate) first: u64,
 }
 
 /// A partition inside the disk.
@@ -261,6 +272,7 @@ impl Table {
                 name,
                 type_id,
                 container,
+                slots: _,
             } = entry;
             let count = last
                 .checked_sub(first)

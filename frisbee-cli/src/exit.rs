@@ -28,6 +28,8 @@ pub enum Exit {
     Network = 6,
     /// Reading or writing failed.
     Io = 7,
+    /// The image is installed and verified, but something that was to be done after that failed.
+    After = 8,
     /// Stopped by SIGINT or SIGTERM before the work was done.
     Interrupted = 130,
 }
@@ -42,6 +44,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   5  target refused: too small, mounted, in use, not confirmed
   6  network: no such interface or group, nobody answers
   7  I/O error: reading, writing or flushing failed, disk full
+  8  installed and verified, but a step after it failed: growing, identity, a hook
   130  interrupted before the work was done";
 
 /// Why a program ends early: one line, and an exit code.

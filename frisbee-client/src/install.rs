@@ -15,8 +15,8 @@ use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
 use frisbee_proto::ClientStats;
 use frisbee_udp::{Group, Interface};
 use imageunzip::{
-    Candidate, Contents, Event, Expected, Format, InstallOptions, Installer, Legacy, Origin,
-    Report, Stopped, Target, origin,
+    Candidate, Contents, Event, Expected, Format, ImageId, InstallOptions, Installed, Installer,
+    Legacy, Origin, Report, Stopped, Target, origin,
 };
 use serde_json::json;
 
@@ -139,6 +139,7 @@ impl Cli {
             return Ok(());
         }
         self.target = self.choice.choose("frisbee-client")?;
+        self.install.after.check()?;
         let trust = Arc::new(self.legacy.load_trust(&self.trust)?);
         let keys = self.keys.load()?;
         let legacy = self.legacy.keys.load(&keys)?;
@@ -300,6 +301,7 @@ impl Cli {
         };
         let plan = Plan::new(image, bases)?;
         let mut target = candidate.fit(header)?;
+        target.change_table(self.install.after.edit()?);
         let held = header.base.is_some() && bases.is_empty();
         if held {
             contents.hold_on(&mut target, context, options.threads, &inbox.interrupt)?;
@@ -369,7 +371,9 @@ impl Cli {
                 progress: &progress,
             };
             let fed = feed.run(first);
-            finish(installer, fed, image, inbox)
+            let (report, stats) = finish(installer, fed, image, inbox)?;
+            self.finish_disk(header, &report, &progress, &inbox.interrupt)?;
+            Ok((report, stats))
         });
         match installed {
             Ok((report, stats)) => {
@@ -378,6 +382,29 @@ impl Cli {
             }
             Err(failure) => Err(progress.fail(failure)),
         }
+    }
+
+    /// What is done with the disk when the image is on it.
+    fn finish_disk(
+        &self,
+        header: &ImageHeader,
+        report: &Report,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> Result<(), Failure> {
+        let image = ImageId {
+            name: header.name.clone(),
+            uuid: header.uuid().to_string(),
+            epoch: header.epoch().to_string(),
+        };
+        let installed = Installed {
+            program: "frisbee-client",
+            target: &self.target,
+            sector_size: header.sector_size,
+            image: &image,
+        };
+        let after = &self.install.after;
+        after.run(&installed, report, progress, interrupt)
     }
 
     fn show_finish(

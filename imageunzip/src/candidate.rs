@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use chunkfmt::ImageHeader;
 use chunkfmt::relocation::PartitionPlace;
+use diskmap::edit::Edit;
 use frisbee_cli::device::{BlockDevice, loop_device_of};
 
 use crate::edges::Edges;
@@ -206,6 +207,10 @@ impl Candidate {
             sector_size,
             partition: self.partition,
             retained: Vec::new(),
+            edit: Edit {
+                resize: true,
+                ..Edit::default()
+            },
         })
     }
 }

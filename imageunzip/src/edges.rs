@@ -78,6 +78,24 @@ impl Edges {
         (start, middle)
     }
 
+    /// Copies to `bytes`, which stand at `offset`, what of them is kept.
+    pub(crate) fn fill(&self, offset: u64, bytes: &mut [u8]) {
+        for (at, kept) in self.parts() {
+            let start = offset.max(at);
+            let end = (offset + bytes.len() as u64).min(at.saturating_add(kept.len() as u64));
+            let range = |base: u64| {
+                let place = |position: u64| usize::try_from(position - base).ok();
+                Some(place(start)?..place(end)?)
+            };
+            if start < end
+                && let Some(to) = range(offset).and_then(|range| bytes.get_mut(range))
+                && let Some(from) = range(at).and_then(|range| kept.get(range))
+            {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+
     /// The part of `offset..offset + length` that lies in no edge, as start and end.
     pub(crate) fn middle(&self, offset: u64, length: u64) -> (u64, u64) {
         let end = offset.saturating_add(length);

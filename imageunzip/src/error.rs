@@ -136,6 +136,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The partition table that was just written cannot be read.
+    #[error("{}: the partition table: {error}: the disk is incomplete and will not boot", path.display())]
+    Table {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        error: diskmap::Error,
+    },
     /// Not all chunks came.
     #[error("{missing} chunks are missing: the disk is incomplete and will not boot")]
     Incomplete {
@@ -165,7 +173,10 @@ impl From<Error> for Failure {
             | Error::TooSmall { .. }
             | Error::SectorSize { .. }
             | Error::SameFile { .. } => Exit::Target,
-            Error::Read { .. } | Error::Write { .. } | Error::Flush { .. } => Exit::Io,
+            Error::Read { .. }
+            | Error::Write { .. }
+            | Error::Flush { .. }
+            | Error::Table { .. } => Exit::Io,
             Error::Incomplete { .. } => Exit::Verification,
             Error::Thread(_) => Exit::Internal,
         };

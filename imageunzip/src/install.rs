@@ -360,8 +360,12 @@ impl Installer {
         }
         let clear_behind = self.free == FreeSpace::Zero;
         let writing = &self.stages.output;
-        writing.time(|| disk.complete(clear_behind, written.end, written.short_end))?;
-        Ok(written.report)
+        let completed = || disk.complete(clear_behind, written.end, written.short_end);
+        let table = writing.time(completed)?;
+        Ok(Report {
+            table,
+            ..written.report
+        })
     }
 
     /// Stops without completing the disk, which then does not boot; a file made for it is removed. Returns the error

@@ -5,6 +5,7 @@
 //! is either completely installed or does not boot: what a firmware or kernel would look for is wiped first and
 //! written last.
 
+mod after;
 mod candidate;
 mod choice;
 mod compare;
@@ -25,6 +26,7 @@ pub mod unzip;
 mod verify;
 mod write;
 
+pub use after::{AfterArgs, ImageId, Installed};
 pub use candidate::Candidate;
 pub use choice::{TargetArgs, title};
 pub use contents::{Contents, Origin, origin};

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::{FreeSpace, InstallOptions};
+use crate::{AfterArgs, FreeSpace, InstallOptions};
 
 /// What to do with free space, on the command line.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -37,6 +37,9 @@ pub struct InstallArgs {
     /// Number of threads that decompress [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// What is done with the disk when the image is on it
+    #[command(flatten)]
+    pub after: AfterArgs,
 }
 
 impl InstallArgs {

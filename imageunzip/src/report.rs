@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use chunkfmt::{Layout, relocation};
+use diskmap::edit::Edited;
 use frisbee_cli::units;
 use serde_json::{Value, json};
 
@@ -26,6 +27,8 @@ pub struct Report {
     pub kept_chunks: u32,
     /// Sectors that could not be read when the image was made.
     pub unreadable: Unreadable,
+    /// What was changed in the partition table.
+    pub table: Edited,
 }
 
 /// Sectors that could not be read when an image was made, and are zeros in it.
@@ -112,7 +115,8 @@ impl Report {
         json!({
             "chunks": self.chunks, "kept_chunks": self.kept_chunks, "plain_bytes": self.plain_bytes,
             "free_bytes": self.free_bytes, "unreadable_bytes": self.unreadable.bytes,
-            "unreadable": self.unreadable.ranges(),
+            "unreadable": self.unreadable.ranges(), "backup_gpt": self.table.moved,
+            "grown_partition": self.table.grown.map(|(number, _)| number),
         })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::install::Format;
 use crate::unzip::Cli;
-use crate::{Error, Event, Expected, Installer, Report, Stopped, Target};
+use crate::{Error, Event, Expected, ImageId, Installed, Installer, Report, Stopped, Target};
 
 /// What the image is called.
 pub(crate) struct Title {
@@ -76,7 +76,7 @@ impl Feed<'_> {
 impl Installation<'_> {
     /// Installs what `feed` brings, which then says what must have come.
     pub(crate) fn run(
-        self,
+        mut self,
         feed: impl FnOnce(&Feed<'_>) -> Result<Expected<'static>, Failure>,
     ) -> Result<(), Failure> {
         let target = self.cli.target.display().to_string();
@@ -88,7 +88,30 @@ impl Installation<'_> {
         let title = format!("{} ({})", self.title.name, self.title.version);
         let zeroed = self.cli.install.options().free == crate::FreeSpace::Zero;
         let cli = self.cli;
-        match self.install(&progress, feed) {
+        let after = &cli.install.after;
+        self.target.change_table(after.edit()?);
+        let text = |field: &str| match &self.title.fields[field] {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        let image = ImageId {
+            name: self.title.name.clone(),
+            uuid: text("uuid"),
+            epoch: text("epoch"),
+        };
+        let installed = Installed {
+            program: "imageunzip",
+            target: &cli.target,
+            sector_size: self.target.sector_size,
+            image: &image,
+        };
+        let interrupt = self.interrupt;
+        let done = self.install(&progress, feed).and_then(|report| {
+            after.run(&installed, &report, &progress, interrupt)?;
+            Ok(report)
+        });
+        match done {
             Ok(report) => {
                 if let Some(warning) = report.unreadable.warning() {
                     progress.line(&format!("imageunzip: {target}: {warning}"));

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 
 use chunkfmt::relocation::PartitionPlace;
 use chunkfmt::{ImageHeader, Layout};
+use diskmap::edit::{Edit, Edited};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::Error;
+use crate::after::table::Finished;
 use crate::candidate::{Candidate, FILE_MAX, Kind, refuse_same_file};
 use crate::edges::Edges;
 use crate::open::Window;
@@ -32,6 +34,8 @@ pub struct Target {
     pub(crate) partition: Option<PartitionPlace>,
     /// What of the target stays, of the parts that are wiped at first: offsets and bytes.
     pub(crate) retained: Vec<(u64, Vec<u8>)>,
+    /// What is changed in the partition table at the end.
+    pub(crate) edit: Edit,
 }
 
 impl Target {
@@ -97,6 +101,11 @@ impl Target {
         Ok(())
     }
 
+    /// Says what is to be changed in the partition table, before it is written.
+    pub fn change_table(&mut self, edit: Edit) {
+        self.edit = edit;
+    }
+
     /// Where data may go.
     pub fn window(&self) -> Window {
         Window {
@@ -137,6 +146,8 @@ impl Target {
             remove: (self.kind == Kind::NewFile).then(|| self.path.clone()),
             path: self.path,
             file,
+            sector_size: self.sector_size,
+            edit: self.edit,
         };
         if self.kind != Kind::Device {
             disk.set_length(self.size.unwrap_or(0))?;
@@ -171,6 +182,9 @@ pub(crate) struct Disk {
     zero_range: Option<FallocateFlags>,
     /// A file to remove unless the installation is completed.
     remove: Option<PathBuf>,
+    sector_size: u32,
+    /// What is changed in the partition table at the end.
+    edit: Edit,
 }
 
 impl Disk {
@@ -270,16 +284,18 @@ impl Disk {
 
     /// Completes the installation: everything is flushed, then the edges are written and flushed, the boot sectors
     /// last. `end` is where the image's last sector ends, `short_end` where its data do, if that is before.
-    /// `clear_behind`: what lies behind it on a larger target becomes zero as well.
+    /// `clear_behind`: what lies behind it on a larger target becomes zero as well. Returns what has changed in the
+    /// partition table.
     pub(crate) fn complete(
         mut self,
         clear_behind: bool,
         end: u64,
         short_end: Option<u64>,
-    ) -> Result<(), Error> {
+    ) -> Result<Edited, Error> {
         if clear_behind {
             self.zero_out(end, self.size.unwrap_or(end))?;
         }
+        let edited = self.change_table(end)?;
         self.flush()?;
         for (offset, bytes) in self.edges.last_writes() {
             self.write(offset, bytes)?;
@@ -295,7 +311,38 @@ impl Disk {
             self.flush()?;
         }
         self.remove = None;
-        Ok(())
+        Ok(edited)
+    }
+
+    /// Changes the partition table of the image, which ends at byte `end`, where it is held back and behind the image.
+    fn change_table(&mut self, end: u64) -> Result<Edited, Error> {
+        let target = match self.takes_length {
+            true => end,
+            false => self.size.unwrap_or(end),
+        };
+        let edit = Edit {
+            target_sectors: target / u64::from(self.sector_size),
+            ..self.edit
+        };
+        let finished = Finished {
+            file: &self.file,
+            edges: &self.edges,
+            bytes: end,
+        };
+        let edited = diskmap::edit::edit(&finished, self.sector_size, &edit);
+        let edited = edited.map_err(|error| Error::Table {
+            path: self.path.clone(),
+            error,
+        })?;
+        for (offset, bytes) in &edited.writes {
+            let inside = usize::try_from(end.saturating_sub(*offset)).unwrap_or(usize::MAX);
+            let (inside, behind) = bytes.split_at(inside.min(bytes.len()));
+            self.put(*offset, inside)?;
+            if !behind.is_empty() {
+                self.write(offset + inside.len() as u64, behind)?;
+            }
+        }
+        Ok(edited)
     }
 }
 

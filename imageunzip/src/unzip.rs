@@ -83,6 +83,7 @@ impl Cli {
             return Ok(());
         }
         self.target = self.choice.choose("imageunzip")?;
+        self.install.after.check()?;
         let keys = self.keys.load()?;
         let interrupt = Interrupt::watch()?;
         // The command line's rules leave nothing else.

@@ -132,7 +132,7 @@ fn zero_reaches_the_end_of_the_imaged_disk() -> Result<()> {
     let scene = Scene::new(&Recipe::SMALL)?;
     let target = scene.used_disk_of("used", scene.disk.bytes + (3 << 20))?;
     let mut unzip = scene.imageunzip(&target)?;
-    unzip.args(["--free", "zero"]);
+    unzip.args(["--free", "zero", "--keep-gpt"]);
     run(unzip)?.success()?;
     let first = last_owner().find(&File::open(&target)?, 1)?;
     ensure!(

@@ -104,7 +104,9 @@ fn through_a_pipe() -> Result<()> {
 fn onto_a_larger_disk() -> Result<()> {
     let scene = Scene::new(&Recipe::SMALL)?;
     let target = scene.used_disk_of("used", scene.disk.bytes + (5 << 20))?;
-    scene.keys.unzip(&scene.image, &target)?;
+    let mut unzip = scene.imageunzip(&target)?;
+    unzip.arg("--keep-gpt");
+    run(unzip)?.success()?;
     scene.installed_on(&target)?;
     ensure!(
         fs::metadata(&target)?.len() == scene.disk.bytes + (5 << 20),
