@@ -56,6 +56,28 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A pipe has ended too early.
+    #[error(
+        "{name}: ended after {found} of {size} bytes: a part of the disk is missing, or --size is wrong"
+    )]
+    Short {
+        /// The pipe.
+        name: String,
+        /// What has come.
+        found: u64,
+        /// What was to come.
+        size: u64,
+    },
+    /// A pipe does not end where it should.
+    #[error(
+        "{name}: goes on behind the {size} bytes of the disk: say with --size how many there are"
+    )]
+    Long {
+        /// The pipe.
+        name: String,
+        /// What was to come.
+        size: u64,
+    },
     /// The disk cannot be mapped.
     #[error("{}: {source}", path.display())]
     Map {
@@ -109,7 +131,9 @@ impl From<Error> for Failure {
             Error::Open { .. }
             | Error::Kind { .. }
             | Error::InUse { .. }
-            | Error::Others { .. } => Exit::Input,
+            | Error::Others { .. }
+            | Error::Short { .. }
+            | Error::Long { .. } => Exit::Input,
             Error::Map {
                 source: diskmap::Error::Io { .. },
                 ..

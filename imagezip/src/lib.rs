@@ -13,6 +13,7 @@ pub mod key;
 mod nbd;
 mod output;
 mod pipe;
+mod piped;
 mod plan;
 mod protect;
 mod qemu;

@@ -14,6 +14,17 @@ use crate::{Disk, Error, rescue};
 /// Longest map file of ddrescue that is read, in bytes.
 const MAP_FILE_MAX: u64 = 256 << 20;
 
+/// Standard input, by a name that can be opened again.
+const STDIN: &str = "/dev/stdin";
+
+/// Where a source is; `-` is standard input.
+pub(crate) fn path_of(source: &Path) -> &Path {
+    match source.as_os_str() == "-" {
+        true => Path::new(STDIN),
+        false => source,
+    }
+}
+
 /// What can be left out, on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ContentName {
@@ -59,6 +70,10 @@ pub(crate) struct Selection {
     /// Sector size of a disk in a file: 512 or 4096 [default: found out]
     #[arg(long, value_name = "BYTES", value_parser = ["512", "4096"], conflicts_with = "from")]
     sector_size: Option<String>,
+    /// Bytes of the disk that comes through a pipe, or with K, M, G or T of KiB and so on: they are told at the beginning
+    /// of the image (blockdev --getsize64 tells them of a device)
+    #[arg(long, value_name = "BYTES", value_parser = units::parse_size, conflicts_with = "from")]
+    size: Option<u64>,
     /// What a source file holds: raw takes its bytes for those of the disk, everything else is opened by qemu-nbd
     /// [default: told by its first bytes]
     #[arg(long, value_name = "FORMAT", value_enum, conflicts_with = "from")]
@@ -93,7 +108,13 @@ impl Selection {
             allow_backing: self.allow_backing,
             rescue: self.is_rescue(),
         };
+        let source = path_of(source);
         let mut disk = Disk::open(source, &how)?;
+        let found = diskmap::ReadAt::size(&disk);
+        if let Some(size) = self.size.filter(|&size| size != found) {
+            let message = format!("has {found} bytes, not {size} as --size says");
+            return Err(Failure::new(Exit::Input, message).context(source.display()));
+        }
         if self.is_rescue() {
             disk.rescue(self.known_bad(&disk)?);
         }
@@ -122,6 +143,36 @@ impl Selection {
         }
         disk.zero(&map.zeroed);
         Ok((disk, map))
+    }
+
+    /// Sectors, and their size, of a disk that comes through a pipe. They are as large as `usual`, if that is known, or
+    /// 512, unless the user says otherwise.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] for what cannot be done with a pipe.
+    pub(crate) fn pipe_shape(&self, usual: Option<u32>) -> Result<(u64, u32), Failure> {
+        let usage = |message: String| Err(Failure::new(Exit::Usage, message));
+        let is_raw = self.raw
+            && self
+                .source_format
+                .is_none_or(|format| format == SourceFormat::Raw);
+        if !is_raw || self.partition.is_some() || self.is_rescue() {
+            let message = "is a pipe, which is read once, from beginning to end: it can only be saved whole, with --raw";
+            return usage(message.into());
+        }
+        let sector_size = self.sector_size.as_ref().and_then(|size| size.parse().ok());
+        let sector_size: u32 = sector_size.or(usual).unwrap_or(512);
+        let Some(size) = self.size else {
+            let message = "is a pipe: how large the disk is stands at the beginning of the image, so say --size BYTES";
+            return usage(message.into());
+        };
+        let sectors = size / u64::from(sector_size);
+        if size == 0 || size % u64::from(sector_size) != 0 {
+            return usage(format!(
+                "--size {size}: is no number of sectors of {sector_size} bytes"
+            ));
+        }
+        Ok((sectors, sector_size))
     }
 
     /// What a line about a partition begins with; the whole source has the number 0.

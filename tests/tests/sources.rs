@@ -376,3 +376,125 @@ fn files_with_holes() -> Result<()> {
     ensure!(ranges::hash(&disk)? == ranges::hash(&target)?);
     Ok(())
 }
+
+/// Images what `feed`, a command of the shell, writes into a pipe.
+fn zip_pipe(scene: &Scene, feed: &str, options: &[&str], image: &Path) -> Result<Outcome> {
+    let mut command = Command::new("sh");
+    let zip = scene.keys.imagezip()?;
+    command
+        .arg("-c")
+        .arg(format!("{feed} | exec \"$0\" \"$@\""));
+    command
+        .arg(zip.get_program())
+        .args(zip.get_args())
+        .args(options);
+    command.arg("-").arg(image).env("DISK", &scene.disk.path);
+    run(command)
+}
+
+/// A disk from a pipe is saved whole, and is what went into it.
+#[test]
+fn through_a_pipe() -> Result<()> {
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let (image, target) = (scene.path("piped.frz"), scene.path("target"));
+    let size = scene.disk.bytes.to_string();
+    let options = ["--raw", "--size", &size, "--name", "piped"];
+    zip_pipe(&scene, "cat \"$DISK\"", &options, &image)?.success()?;
+    scene.keys.unzip(&image, &target)?;
+    must("cmp", [&scene.disk.path, &target])?;
+    // The same chunks as of the file: a delta of one to the other is empty.
+    let delta = scene.path("delta.frz");
+    let base = image.to_string_lossy();
+    let mut options = options.to_vec();
+    options.extend(["--base", &base, "--json"]);
+    let outcome = zip_pipe(&scene, "cat \"$DISK\"", &options, &delta)?.success()?;
+    let last = outcome
+        .stdout_text()
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .to_owned();
+    let finish: Value = serde_json::from_str(&last)?;
+    ensure!(
+        finish["plain_bytes"] == 0 && finish["left_out_bytes"] == scene.disk.bytes,
+        "{finish}"
+    );
+    Ok(())
+}
+
+/// A pipe that ends too early, or goes on, or of which nobody knows how long it is: no image.
+#[test]
+fn pipes_that_do_not_fit() -> Result<()> {
+    let scene = Scene::new(&Recipe::TINY)?;
+    let image = scene.path("never.frz");
+    let cat = "cat \"$DISK\"";
+    let bytes = scene.disk.bytes;
+    let (less, size, more) = (
+        (bytes - 512).to_string(),
+        bytes.to_string(),
+        (bytes + 512).to_string(),
+    );
+    let odd = (bytes - 1).to_string();
+    for (options, code, word) in [
+        (&["--raw", "--size", &less][..], 3, "goes on"),
+        (&["--raw", "--size", &more], 3, "ended after"),
+        (&["--raw"], 2, "--size"),
+        (&["--size", &size], 2, "--raw"),
+        (&["--raw", "--size", &odd], 2, "sectors"),
+        (&["--raw", "--size", "0"], 2, "sectors"),
+        (&["--raw", "--size", &size, "--rescue"], 2, "whole"),
+        (
+            &["--raw", "--size", &size, "--source-format", "qcow2"],
+            2,
+            "whole",
+        ),
+    ] {
+        let outcome = zip_pipe(&scene, cat, options, &image)?;
+        let line = outcome.failure(code)?;
+        ensure!(
+            line.contains(word) && !image.exists(),
+            "{options:?}: {line}"
+        );
+    }
+    let outcome = zip_pipe(&scene, "true", &["--raw", "--size", &size], &image)?;
+    ensure!(
+        outcome.failure(3)?.contains("ended after 0 of"),
+        "{outcome}"
+    );
+    Ok(())
+}
+
+/// A file as standard input is a file, with all that can be done with one.
+#[test]
+fn a_file_as_standard_input() -> Result<()> {
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let (image, target) = (scene.path("input.frz"), scene.used_disk("used")?);
+    let mut command = scene.keys.imagezip()?;
+    command
+        .arg("-")
+        .arg(&image)
+        .stdin(File::open(&scene.disk.path)?);
+    Background::start(command)?.wait(LIMIT)?.success()?;
+    scene.keys.unzip(&image, &target)?;
+    scene.same_data(&target)
+}
+
+/// A signal ends the waiting for a pipe.
+#[test]
+fn a_pipe_that_says_nothing() -> Result<()> {
+    let scene = Scene::new(&Recipe::TINY)?;
+    let (image, pipe) = (scene.path("never.frz"), scene.path("pipe"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+    let _held = File::options().read(true).write(true).open(&pipe)?;
+    let mut command = scene.keys.imagezip()?;
+    command
+        .args(["--raw", "--size", "1M"])
+        .arg(&pipe)
+        .arg(&image);
+    let running = Background::start(command)?;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    running.signal(Signal::SIGTERM)?;
+    let outcome = running.wait(LIMIT)?;
+    ensure!(outcome.code() == Some(130) && !image.exists(), "{outcome}");
+    Ok(())
+}

@@ -136,7 +136,7 @@ impl Cli {
     }
 
     /// That of the base: other chunks would not be found there.
-    fn choose_chunk_size(&self, base: Option<&Indexed>) -> u32 {
+    pub(super) fn choose_chunk_size(&self, base: Option<&Indexed>) -> u32 {
         let asked = self
             .chunk_size
             .map(|size| u32::try_from(size).unwrap_or(u32::MAX));
@@ -154,14 +154,16 @@ impl Cli {
         size
     }
 
-    fn name_after(&self, image: &Path) -> String {
+    pub(super) fn name_after(&self, image: &Path) -> String {
         let stem = |path: &Path| {
             path.file_stem()
                 .map(|stem| stem.to_string_lossy().into_owned())
         };
-        let from = match image.as_os_str() == "-" {
-            true => &self.source,
-            false => image,
+        let is_pipe = |path: &Path| path.as_os_str() == "-";
+        let from = match image {
+            image if !is_pipe(image) => image,
+            _ if is_pipe(&self.source) => Path::new("disk"),
+            _ => &self.source,
         };
         self.name.clone().or_else(|| stem(from)).unwrap_or_default()
     }

@@ -4,6 +4,7 @@ mod disk;
 mod emulab;
 mod image;
 mod info;
+mod piped;
 mod run;
 mod types;
 
@@ -21,12 +22,14 @@ use crate::inputs::{Access, Inputs};
 use crate::output::Output;
 use crate::pipe::Input;
 use crate::protect::{Protected, Protection};
-use crate::selection::Selection;
+use crate::selection::{self, Selection};
 
 const EXAMPLES: &str = "Examples:
   imagezip --sign owner.key --key content.key /dev/sda golden.frz
   imagezip --sign owner.key --key content.key /dev/sda - | ssh server 'cat > golden.frz'
   imagezip --sign owner.key --unencrypted --name lab-2026 disk.img lab.frz
+  imagezip --sign owner.key --key content.key machine.qcow2 golden.frz
+  ssh node 'cat /dev/sda' | imagezip --sign owner.key --key content.key --raw --size 256060514304 - golden.frz
   imagezip --sign owner.key --recipient age1... /dev/sda golden.frz
   imagezip --sign owner.key --key content.key --base golden.frz /dev/sda update.frz
   imagezip --info /dev/sda
@@ -90,7 +93,8 @@ pub struct Cli {
     /// Print JSON events to stdout (to stderr if the image goes to stdout)
     #[arg(long)]
     json: bool,
-    /// The disk, partition or file to read; with --from, the image to write
+    /// The disk, partition or file to read; `-` is standard input, a pipe with --raw and --size. With --from, the image to
+    /// write
     source: PathBuf,
     /// The image to write; `-` writes to standard output
     #[arg(required_unless_present_any = ["compare", "from", "info"], conflicts_with = "from")]
@@ -136,6 +140,9 @@ impl Cli {
         let missing = || Failure::new(Exit::Usage, "name the image to write");
         let image = self.image.as_deref().ok_or_else(missing)?;
         let access = with_base.then(load_access).transpose()?;
+        if self.is_pipe()? {
+            return self.make_from_pipe(image, access.as_ref(), &protected, &interrupt);
+        }
         self.make_from_disk(image, access.as_ref(), &protected, &interrupt)
     }
 
@@ -204,7 +211,7 @@ impl Cli {
             .chain(self.selection.files())
             .collect();
         if self.inputs.from.is_none() {
-            inputs.push(&self.source);
+            inputs.push(selection::path_of(&self.source));
         }
         Output::open(image, self.force, &inputs, secret)
     }
