@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Which disk is written.
 #[derive(Args, Clone, Debug)]
 pub struct TargetArgs {
-    /// The disk, partition or file to write
+    /// The disk, partition or file to write; for imageunzip, `-` writes the disk to standard output
     #[arg(required_unless_present_any = ["disk", "list_disks"], conflicts_with = "disk")]
     target: Option<PathBuf>,
     /// Write the one disk of this machine for which all of this holds, with commas between: serial=, wwn=, by-id=, model=
@@ -46,6 +46,11 @@ impl TargetArgs {
         let fail = |error| Failure::new(Exit::Io, error).context("standard output");
         io::stdout().write_all(text.as_bytes()).map_err(fail)?;
         Ok(true)
+    }
+
+    /// Whether the disk goes to standard output.
+    pub(crate) fn is_stdout(&self) -> bool {
+        self.target.as_deref() == Some(Path::new("-"))
     }
 
     /// The target, named or chosen. What was chosen is said, in the name of `program`.

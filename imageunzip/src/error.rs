@@ -99,7 +99,8 @@ pub enum Error {
     },
     /// The sectors have another size.
     #[error(
-        "{}: has sectors of {found} bytes, the imaged disk {needed}: its partition table would not be understood",
+        "{}: has sectors of {found} bytes, the imaged disk {needed}: its partition table would not be understood: use a disk \
+         with sectors of {needed} bytes (some can be formatted so: nvme format, sg_format)",
         path.display()
     )]
     SectorSize {

@@ -21,6 +21,8 @@ mod options;
 mod report;
 mod run;
 mod source;
+mod sparse;
+mod stream;
 mod target;
 pub mod unzip;
 mod verify;

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use crate::after::table::Finished;
 use crate::candidate::{Candidate, FILE_MAX, Kind, refuse_same_file};
 use crate::edges::Edges;
 use crate::open::Window;
+use crate::sparse;
 
 /// Zeros to write where the kernel has no faster way.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -221,6 +223,12 @@ impl Disk {
         let (offset, middle) = self.edges.keep(offset, bytes);
         if middle.is_empty() {
             Ok(())
+        } else if self.sparse {
+            let write = |run: Range<usize>| {
+                let bytes = middle.get(run.clone()).unwrap_or_default();
+                self.write(offset + run.start as u64, bytes)
+            };
+            sparse::runs(middle).try_for_each(write)
         } else {
             self.write(offset, middle)
         }

@@ -18,22 +18,24 @@ use crate::layers::{Base, Layers};
 use crate::options::InstallArgs;
 use crate::run::{Installation, Title};
 use crate::source::{Source, check_file, read_all};
-use crate::{Expected, Format, Target, legacy};
+use crate::{Expected, Format, Target, legacy, stream};
 
 const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key --yes --free zero golden.frz /dev/sdb
   curl -s https://server/golden.frz | imageunzip --trust owner.pub --key content.key --yes - /dev/sdb
   imageunzip --trust owner.pub --key content.key golden.frz disk.img
+  imageunzip --trust owner.pub --key content.key golden.frz - | ssh node 'cat > /dev/sda'
   imageunzip --trust owner.pub --key content.key --base golden.frz update.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key update.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key --yes --disk nvme,smallest golden.frz
   imageunzip --allow-legacy --allow-unsigned old.ndz /dev/sdb
 
-The sixth installs a delta on a disk that holds its base, which is verified first.
+The seventh installs a delta on a disk that holds its base, which is verified first.
 
 An image file is checked from beginning to end before the target is touched. From a pipe the chunks are checked one by
-one as they come, and the boot sectors are written only after the manifest has proved that nothing is missing.";
+one as they come, and the boot sectors are written only after the manifest has proved that nothing is missing. On standard
+output the disk comes in order, its boot sectors first: only exit code 0 tells that it is whole.";
 
 const UNTOUCHED: &str = "nothing was written";
 const CHANGED: &str = "was changed while it was read: nothing was written";
@@ -55,7 +57,7 @@ pub struct Cli {
     pub(crate) base: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) install: InstallArgs,
-    /// Print JSON events to stdout
+    /// Print JSON events to stdout (to stderr if the disk goes to stdout)
     #[arg(long)]
     pub(crate) json: bool,
     /// The image; `-` reads standard input
@@ -71,7 +73,10 @@ pub struct Cli {
 impl Cli {
     /// Where JSON events go.
     pub fn events(&self) -> Events {
-        Events::on_stdout(self.json)
+        match (self.json, self.choice.is_stdout()) {
+            (true, true) => Events::Stderr,
+            _ => Events::on_stdout(self.json),
+        }
     }
 
     /// Installs the image.
@@ -84,6 +89,13 @@ impl Cli {
         }
         self.target = self.choice.choose("imageunzip")?;
         self.install.after.check()?;
+        if self.choice.is_stdout() {
+            stream::refuse_terminal()?;
+            if self.install.after.is_asked() {
+                let message = "on standard output the disk is written as it is in the image: nothing can be done afterwards";
+                return Err(Failure::new(Exit::Usage, message));
+            }
+        }
         let keys = self.keys.load()?;
         let interrupt = Interrupt::watch()?;
         // The command line's rules leave nothing else.
@@ -92,9 +104,17 @@ impl Cli {
         // What a signal makes fail is not the failure to tell.
         let untouched = |failure| interrupt.check(UNTOUCHED).err().unwrap_or(failure);
         if source.is_legacy(&interrupt).map_err(untouched)? {
+            if self.choice.is_stdout() {
+                let message =
+                    "is an Emulab image, which is not written to standard output: name a file";
+                return Err(Failure::new(Exit::Usage, message).context(source.name()));
+            }
             return legacy::install::run(self, &source, &keys, &interrupt);
         }
         let trust = self.trust.load()?;
+        if self.choice.is_stdout() {
+            return stream::run(self, &source, &trust, &keys, &interrupt);
+        }
         self.prepare(&source, &trust, &keys, &interrupt)
             .map_err(untouched)?
             .run()
@@ -199,7 +219,12 @@ impl Cli {
         })
     }
 
-    fn layers(&self, context: &Context, trust: &Trust, keys: &Keys) -> Result<Layers, Failure> {
+    pub(crate) fn layers(
+        &self,
+        context: &Context,
+        trust: &Trust,
+        keys: &Keys,
+    ) -> Result<Layers, Failure> {
         if self.base.is_empty() {
             return Ok(Layers::default());
         }

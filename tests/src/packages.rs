@@ -88,6 +88,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("qemu-nbd", "qemu-utils"),
     ("resize.f2fs", "f2fs-tools"),
     ("resize2fs", "e2fsprogs"),
+    ("script", "bsdutils"),
     ("sfdisk", "fdisk"),
     ("sgdisk", "gdisk"),
     ("sload.f2fs", "f2fs-tools"),

@@ -105,6 +105,11 @@ impl AfterArgs {
         Ok(())
     }
 
+    /// Whether something is asked for that needs a disk.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.grow || self.new_guids || self.works_on_filesystems()
+    }
+
     /// What changes in the partition table.
     ///
     /// # Errors
