@@ -91,7 +91,7 @@ impl Cli {
         self.install.after.check()?;
         if self.choice.is_stdout() {
             stream::refuse_terminal()?;
-            if self.install.after.is_asked() {
+            if self.install.after.works_on_filesystems() {
                 let message = "on standard output the disk is written as it is in the image: nothing can be done afterwards";
                 return Err(Failure::new(Exit::Usage, message));
             }

@@ -105,11 +105,6 @@ impl AfterArgs {
         Ok(())
     }
 
-    /// Whether something is asked for that needs a disk.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.grow || self.new_guids || self.works_on_filesystems()
-    }
-
     /// What changes in the partition table.
     ///
     /// # Errors
@@ -170,7 +165,7 @@ impl AfterArgs {
     }
 
     /// Whether filesystems are changed, rather than only the table.
-    fn works_on_filesystems(&self) -> bool {
+    pub(crate) fn works_on_filesystems(&self) -> bool {
         self.grow || self.new_guids || self.needs_root_filesystem()
     }
 
