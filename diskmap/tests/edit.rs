@@ -210,6 +210,34 @@ fn the_last_partition_grows_and_everything_has_new_names() {
 }
 
 #[test]
+fn what_stood_at_the_end_of_a_grown_partition_is_gone() {
+    if !tools() {
+        return;
+    }
+    for script in [GPT, "label: dos\nstart=2048, size=4096, type=83\n"] {
+        let mut disk = Disk::new(script, 16 * MIB).bytes;
+        let target = 40 * MIB;
+        let end = disk.len();
+        disk.resize(target as usize, 0xda);
+        let grow = Edit {
+            target_sectors: target / 512,
+            grow: true,
+            ..RESIZE
+        };
+        let edited = edit(&disk[..end].to_vec(), 512, &grow).unwrap();
+        let last = edited.partitions.iter().map(|place| place.extent.end());
+        let last = last.max().unwrap() * 512;
+        for (offset, bytes) in &edited.writes {
+            let at = *offset as usize;
+            disk[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        let tail = &disk[(last - MIB) as usize..last as usize];
+        assert!(tail.iter().all(|&byte| byte == 0));
+        assert_eq!(disk[(last - MIB) as usize - 1], 0xda);
+    }
+}
+
+#[test]
 fn a_hybrid_mbr_is_left_alone() {
     if !tools() {
         return;

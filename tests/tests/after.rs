@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use e2e::command::{Outcome, must, run, system};
+use e2e::background::Background;
+use e2e::class::{Class, GROUP};
+use e2e::command::{LIMIT, Outcome, must, run, system};
 use e2e::disk::{Recipe, Table};
+use e2e::events;
 use e2e::ext::Mount;
 use e2e::image::Keys;
 use e2e::loop_device::LoopDevice;
 use e2e::need::{self, Need};
+use e2e::room::INTERFACE;
 use e2e::scene::Scene;
 use e2e::scratch;
 use nix::mount::MsFlags;
@@ -188,6 +192,28 @@ fn ext_grows_with_the_last_partition_of_every_table() -> Result<()> {
         scene.disk.ext.on(&target).holds(&scene.disk.content)?;
     }
     Ok(())
+}
+
+#[test]
+fn a_node_on_the_network_does_the_same() -> Result<()> {
+    if !need::met(&[Need::Loop, Need::Netns]) {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let class = Class::new(1)?;
+    let _server = class.serve(&scene, "200M")?;
+    let target = scene.used_disk_of("target", scene.disk.bytes + 50 * MIB)?;
+    let mut command = scene.client(&target, GROUP, INTERFACE)?;
+    command.args(["--grow", "--new-guids"]);
+    let client = Background::start(class.clients[0].netns.command(&command)?)?;
+    let outcome = client.wait(LIMIT)?.success()?;
+    let finish = events::last(&outcome, "finish")?;
+    ensure!(finish["grown_partition"] == 2, "{outcome}");
+    let step = events::last(&outcome, "after")?;
+    ensure!(step["step"] == "grow" && step["done"] == true, "{outcome}");
+    is_sound(&target)?;
+    ensure!(ext_bytes(&scene.disk.ext.on(&target).name())? > scene.disk.bytes + 30 * MIB);
+    scene.disk.ext.on(&target).holds(&scene.disk.content)
 }
 
 /// A disk with one partition, or several, made by programs.

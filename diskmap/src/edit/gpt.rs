@@ -4,10 +4,10 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Edit, Edited, Fresh, Stop, extent, grown_end};
+use super::{Edit, Edited, Fresh, Stop, extent, grown_end, wiped_end};
 use crate::extent::Extent;
 use crate::gpt::{self, CRC, Gpt, RawEntry, RawHeader};
-use crate::mbr::{self, Mbr};
+use crate::mbr::Mbr;
 use crate::source::Window;
 use crate::table::Table;
 
@@ -177,7 +177,7 @@ fn protective(
     let Some((at, mut slot)) = Mbr::protective_slot(disk)? else {
         return Err(Stop::doubt("the protective MBR is an unusual one"));
     };
-    // The largest number means "all", whatever the size; an unusual one is not ours to change.
+    // The largest number means "all", whatever the size; an unusual one is not ours to change. Nobody reads the cylinders.
     let count = slot.count.get();
     if count == u32::MAX && whole(sectors) != u32::MAX {
         return Ok(None);
@@ -188,7 +188,6 @@ fn protective(
         ));
     }
     slot.count.set(whole(target));
-    slot.end_chs = mbr::end_chs(target.saturating_sub(1), slot.end_chs);
     Ok(Some((at, slot.as_bytes().to_vec())))
 }
 
@@ -212,6 +211,8 @@ fn grow(primary: &mut Gpt, stride: usize, sector_size: u32, edited: &mut Edited)
         return;
     };
     raw.0.ending_lba.set(end.saturating_sub(1));
+    let behind = last.last.saturating_add(1);
+    edited.writes.push(wiped_end(behind, end, sector_size));
     edited.grown = Some((last.number, before));
     let grown = edited
         .partitions

@@ -4,7 +4,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::{Edit, Edited, Fresh, Stop, extent, grown_end};
+use super::{Edit, Edited, Fresh, Stop, extent, grown_end, wiped_end};
 use crate::extent::Extent;
 use crate::mbr::{self, DISK_SIGNATURE, Mbr, Slot};
 use crate::source::Window;
@@ -82,6 +82,9 @@ fn grow(
     let Some(end) = grown_end(before.end(), limit, sector_size) else {
         return Ok(());
     };
+    edited
+        .writes
+        .push(wiped_end(before.end(), end, sector_size));
     for place in &last.slots {
         let mut slot: Slot = disk.read_struct(place.at)?;
         let count = end.saturating_sub(place.first);

@@ -211,6 +211,17 @@ fn grown_end(end: u64, limit: u64, sector_size: u32) -> Option<u64> {
     (aligned > end).then_some(aligned)
 }
 
+/// Zeros for the end of the sectors that a partition has got, from `before` to `end`: what stood there may be the label
+/// of a RAID or ZFS that was on the target before, which is looked for at the end of a partition.
+fn wiped_end(before: u64, end: u64, sector_size: u32) -> (u64, Vec<u8>) {
+    const LABELS: u64 = 1 << 20;
+    let size = u64::from(sector_size);
+    let (before, end) = (before.saturating_mul(size), end.saturating_mul(size));
+    let start = end.saturating_sub(LABELS).max(before);
+    let length = usize::try_from(end.saturating_sub(start)).unwrap_or(0);
+    (start, vec![0; length])
+}
+
 /// New random bytes for each number, from those that the caller gave.
 struct Fresh([u8; 32]);
 
