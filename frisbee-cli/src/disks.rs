@@ -57,7 +57,7 @@ pub struct Disk {
     pub wwn: Option<String>,
     /// Its names in `/dev/disk/by-id`.
     pub ids: Vec<String>,
-    /// Whether it can be taken out, or hangs on USB.
+    /// Whether it can be taken out, as an SD card can, or hangs on USB.
     pub is_removable: bool,
     /// Whether it has heads that move.
     pub is_rotational: bool,
@@ -73,15 +73,17 @@ impl Disk {
     fn new(device: &BlockDevice, system: &System) -> Self {
         let name = device.name();
         let path = system.dev.join(name.replace('!', "/"));
-        let special = SPECIAL.iter().find(|(prefix, _)| name.starts_with(prefix));
+        let special = what_instead(&name);
         let text = |names: &[&str]| names.iter().find_map(|name| device.text(name));
         let mut users = device.users();
         let size = device.size().unwrap_or(0);
-        if users.is_empty() && size > 0 && is_held(&path) {
+        // Opening these would make them move.
+        let sleeps = matches!(special, Some("optical drive" | "floppy drive"));
+        if users.is_empty() && size > 0 && !sleeps && is_held(&path) {
             users.push("another program has it open exclusively".into());
         }
         Self {
-            kind: special.map_or(Kind::Disk, |(_, what)| Kind::Special(what)),
+            kind: special.map_or(Kind::Disk, Kind::Special),
             size,
             model: text(&["device/model", "device/name"]),
             serial: text(&["device/serial", "serial"]).or_else(|| unit_serial(device)),
@@ -89,7 +91,9 @@ impl Disk {
                 .as_deref()
                 .and_then(plain_wwn),
             ids: ids_of(&system.dev.join("disk/by-id"), &name),
-            is_removable: device.number("removable") == Some(1) || device.is_usb(),
+            is_removable: device.number("removable") == Some(1)
+                || device.is_usb()
+                || device.text("device/type").as_deref() == Some("SD"),
             is_rotational: device.number("queue/rotational") == Some(1),
             is_read_only: device.is_read_only(),
             partitions: device.partitions().len(),
@@ -167,7 +171,10 @@ impl System {
         let entries = fs::read_dir(self.sys.join("block")).into_iter().flatten();
         let mut disks: Vec<Disk> = entries
             .flatten()
-            .map(|entry| Disk::new(&self.device_at(entry.path()), self))
+            .map(|entry| self.device_at(entry.path()))
+            // A path to a disk that has several; nobody can open it.
+            .filter(|device| device.number("hidden") != Some(1))
+            .map(|device| Disk::new(&device, self))
             .collect();
         disks.sort_by(|one, other| one.name.cmp(&other.name));
         disks
@@ -194,7 +201,7 @@ impl System {
         })
     }
 
-    /// The table of all disks; `None` of a line's refusal if something may be installed on it.
+    /// The table of all disks that have a medium, and of all drives for one.
     pub fn table(&self) -> String {
         let mut lines =
             vec![["disk", "size", "kind", "model", "serial", "state"].map(String::from)];
@@ -253,6 +260,16 @@ impl Disk {
         }
         words.join(",")
     }
+}
+
+/// What a device is, by its name, if it is no disk to install on.
+fn what_instead(name: &str) -> Option<&'static str> {
+    // Small disks by themselves, beside that of the same chip.
+    if name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb")) {
+        return Some("eMMC boot area");
+    }
+    let found = SPECIAL.iter().find(|(prefix, _)| name.starts_with(prefix));
+    found.map(|(_, what)| *what)
 }
 
 /// The serial number of a SCSI or SATA disk: page 80h of its vital product data (SPC-4, 7.8.15), behind four bytes.

@@ -398,3 +398,32 @@ fn this_machine() {
     let table = System::default().table();
     assert!(table.starts_with("disk"), "{table}");
 }
+
+/// What is smaller than a disk and none: boot areas of eMMC, SD cards, paths to a disk that has several.
+#[test]
+fn smaller_than_the_smallest() {
+    let machine = Machine::new();
+    machine.disk(
+        "soc/mmc0/mmcblk0",
+        "179:0",
+        32 * GIB,
+        &[("device/type", "MMC")],
+    );
+    machine.disk("soc/mmc0/mmcblk0boot0", "179:8", GIB / 256, &[]);
+    machine.disk(
+        "soc/mmc1/mmcblk1",
+        "179:16",
+        8 * GIB,
+        &[("device/type", "SD")],
+    );
+    machine.disk(
+        "pci0/nvme0/nvme0c0n1",
+        "259:1",
+        16 * GIB,
+        &[("hidden", "1")],
+    );
+    assert_eq!(machine.choose("smallest").as_deref(), Ok("mmcblk0"));
+    assert_eq!(machine.choose("only").as_deref(), Ok("mmcblk0"));
+    assert_eq!(machine.choose("removable").as_deref(), Ok("mmcblk1"));
+    assert!(machine.disks().iter().all(|disk| disk.name != "nvme0c0n1"));
+}
