@@ -2,20 +2,27 @@
 
 use std::io::Cursor;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Decompress, FlushDecompress, Status};
+use libdeflater::{CompressionLvl, Compressor};
 use zstd::bulk;
-use zstd::zstd_safe::find_frame_compressed_size;
+use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
 
 use crate::{Codec, Error, Part};
 
 /// What a Zstandard frame begins with (RFC 8878, section 3.1.1); a skippable frame, which holds nothing, does not.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// Level 3 with the table of short matches as large as that of long ones (2^17 places instead of 2^16): 0.2 % smaller
+/// for 1 % of time. A chunk has no data before it to find matches in, so the tables matter more than in a long stream.
+const CHAIN_LOG_3: u32 = 17;
+
 /// Compresses chunks with one codec and level; its memory is reused from chunk to chunk.
 pub(crate) enum Packer {
     None,
     Zstd(bulk::Compressor<'static>),
-    Zlib(Box<Compress>),
+    /// `libdeflate` packs what is in memory as a whole, 1.5 times as fast as `zlib-rs` and smaller. It does not tell
+    /// where a stream has ended, so that [`Unpacker`] is not made of it.
+    Zlib(Compressor),
 }
 
 impl Packer {
@@ -27,6 +34,8 @@ impl Packer {
         };
         Ok(match codec {
             Codec::None => Self::None,
+            // Stored bytes never shrink.
+            Codec::Zlib if level <= 0 => Self::None,
             Codec::Zstd => {
                 let mut compressor = bulk::Compressor::new(level).map_err(fail)?;
                 // The chunk carries hashes of its own; the data's length is signed in the chunk header.
@@ -34,11 +43,16 @@ impl Packer {
                     .include_checksum(false)
                     .and_then(|()| compressor.include_contentsize(false))
                     .map_err(fail)?;
+                if level == 3 {
+                    compressor
+                        .set_parameter(CParameter::ChainLog(CHAIN_LOG_3))
+                        .map_err(fail)?;
+                }
                 Self::Zstd(compressor)
             }
             Codec::Zlib => {
-                let level = u32::try_from(level.clamp(0, 9)).unwrap_or(0);
-                Self::Zlib(Box::new(Compress::new(Compression::new(level), true)))
+                let level = CompressionLvl::new(level.clamp(1, 9)).unwrap_or_default();
+                Self::Zlib(Compressor::new(level))
             }
         })
     }
@@ -57,10 +71,13 @@ impl Packer {
                 *out = place.into_inner();
                 packed.is_ok()
             }
-            Self::Zlib(stream) => {
-                stream.reset();
-                let status = stream.compress_vec(data, out, FlushCompress::Finish);
-                status.is_ok_and(|status| status == Status::StreamEnd)
+            Self::Zlib(compressor) => {
+                out.resize(start + data.len(), 0);
+                let place = out.get_mut(start..).unwrap_or_default();
+                let packed = compressor.zlib_compress(data, place);
+                let length = *packed.as_ref().unwrap_or(&0);
+                out.truncate(start + length);
+                packed.is_ok()
             }
         };
         let shrunk = whole && out.len() - start < data.len();
@@ -123,6 +140,7 @@ impl Unpacker {
 mod tests {
     use std::io::Write;
 
+    use flate2::Compression;
     use proptest::prelude::*;
 
     use super::*;

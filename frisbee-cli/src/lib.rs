@@ -13,6 +13,7 @@ pub mod progress;
 pub mod selector;
 pub mod stages;
 pub mod units;
+pub mod write_back;
 
 pub use exit::{Exit, Failure, run, say};
 pub use interrupt::Interrupt;

@@ -7,7 +7,7 @@ use chunkfmt::Layout;
 use frisbee_cli::Interrupt;
 
 use crate::base::Indexed;
-use crate::scan::DiskPlan;
+use crate::scan::Ahead;
 use crate::{Disk, Error};
 
 /// What a delta of the disk would hold.
@@ -36,7 +36,7 @@ impl Difference {
 /// # Errors
 /// If the disk cannot be read, or on a signal.
 pub(crate) fn compare(
-    plan: DiskPlan,
+    plan: Ahead<'_>,
     disk: &Disk,
     base: &Indexed,
     threads: usize,

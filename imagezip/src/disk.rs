@@ -11,6 +11,7 @@ use chunkfmt::relocation::{self, Relocation};
 use diskmap::{Extent, ReadAt};
 use frisbee_cli::Failure;
 use frisbee_cli::device::{BlockDevice, loop_device_of};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::Error;
 use crate::backing::Backing;
@@ -21,6 +22,9 @@ use crate::source_format::{Others, PROBE, SourceFormat};
 /// Most unreadable ranges that one chunk names. If there are more, those of a region are named as one, with the
 /// sectors between them.
 const BAD_MAX: usize = 512;
+
+/// Bytes that one call announces: Linux's usual window for reading ahead.
+const ANNOUNCED: u64 = 128 << 10;
 
 /// A disk to be imaged.
 #[derive(Debug)]
@@ -182,6 +186,30 @@ impl Disk {
             rest.push(Hole { extent, bad: false });
             rest.sort_unstable_by_key(|hole| hole.extent);
             self.holes = rest;
+        }
+    }
+
+    /// Has the kernel begin to read what stands in the regions of a chunk.
+    pub(crate) fn announce(&self, layout: &Layout) {
+        if self.rescue.is_some() {
+            // A dying disk is asked for nothing twice.
+            return;
+        }
+        let sector_size = u64::from(self.sector_size);
+        for region in &layout.regions {
+            let start = self.start + region.first * sector_size;
+            let end = start + u64::from(region.sectors) * sector_size;
+            let mut at = start;
+            while at < end {
+                // Linux takes no more than its window for reading ahead from one call.
+                let length = (end - at).min(ANNOUNCED);
+                let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+                if let (Ok(at), Ok(length)) = (i64::try_from(at), i64::try_from(length)) {
+                    // Only advice: what is wrong shows when it is read.
+                    let _ = posix_fadvise(&self.file, at, length, advice);
+                }
+                at += length;
+            }
         }
     }
 

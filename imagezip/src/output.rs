@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use frisbee_cli::write_back::WriteBack;
 use frisbee_cli::{Exit, Failure};
 use tempfile::NamedTempFile;
 
@@ -20,6 +21,9 @@ pub(crate) enum Output {
         file: NamedTempFile,
         path: PathBuf,
         overwrite: bool,
+        /// Bytes written.
+        length: u64,
+        back: WriteBack,
     },
     Pipe(File),
 }
@@ -80,6 +84,8 @@ impl Output {
             file,
             path: path.into(),
             overwrite,
+            length: 0,
+            back: WriteBack::default(),
         })
     }
 
@@ -98,6 +104,7 @@ impl Output {
                 file,
                 path,
                 overwrite,
+                ..
             } => {
                 file.as_file().sync_all()?;
                 let persisted = if overwrite {
@@ -119,7 +126,14 @@ impl Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::File { file, .. } => file.as_file_mut().write(bytes),
+            Self::File {
+                file, length, back, ..
+            } => {
+                let written = file.as_file_mut().write(bytes)?;
+                back.wrote(file.as_file(), *length, written as u64);
+                *length += written as u64;
+                Ok(written)
+            }
             Self::Pipe(stdout) => stdout.write(bytes),
         }
     }

@@ -1,5 +1,6 @@
 //! Chunks of a disk: what the plan says is read, and sealed, or left out if the base of a delta holds it.
 
+use std::collections::VecDeque;
 use std::vec;
 
 use chunkfmt::Sealer;
@@ -13,11 +14,47 @@ use crate::{Disk, Error, Piece, Plan};
 /// Where a disk is cut.
 pub(crate) type DiskPlan = Plan<vec::IntoIter<Extent>>;
 
-impl Source for DiskPlan {
+/// Pieces that are announced to the kernel before they are read: 16 MiB of data.
+const AHEAD: usize = 8;
+
+/// A plan whose pieces the kernel begins to read before a thread asks for them. Several threads that read in turn do not
+/// look to the kernel like one that reads from beginning to end.
+pub(crate) struct Ahead<'a> {
+    disk: &'a Disk,
+    plan: DiskPlan,
+    announced: VecDeque<Piece>,
+}
+
+impl<'a> Ahead<'a> {
+    pub(crate) fn new(disk: &'a Disk, plan: DiskPlan) -> Self {
+        Self {
+            disk,
+            plan,
+            announced: VecDeque::new(),
+        }
+    }
+}
+
+impl Iterator for Ahead<'_> {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        while self.announced.len() <= AHEAD {
+            let Some(piece) = self.plan.next() else {
+                break;
+            };
+            self.disk.announce(&piece.layout);
+            self.announced.push_back(piece);
+        }
+        self.announced.pop_front()
+    }
+}
+
+impl Source for Ahead<'_> {
     type Item = Piece;
 
     fn take(&mut self, _input: &mut Vec<u8>) -> Result<Option<Piece>, Error> {
-        Ok(Iterator::next(self))
+        Ok(self.next())
     }
 
     fn check(&mut self, _roots: &[(u32, Cv)]) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use crate::compare::{Difference, compare};
 use crate::inputs::Access;
 use crate::output::Output;
 use crate::protect::Protected;
-use crate::scan::{DiskPlan, Scanner};
+use crate::scan::{Ahead, DiskPlan, Scanner};
 use crate::{Disk, Plan};
 
 impl Cli {
@@ -58,7 +58,7 @@ impl Cli {
             interrupt,
             disk: Some(&disk),
         };
-        run.write(plan(&map, shape.chunk_size), makers)
+        run.write(Ahead::new(&disk, plan(&map, shape.chunk_size)), makers)
     }
 
     /// Says how much of a disk differs from an image.
@@ -78,7 +78,7 @@ impl Cli {
         self.warn(&progress, &map);
         let chunk_size = self.choose_chunk_size(Some(base));
         let found = compare(
-            plan(&map, chunk_size),
+            Ahead::new(&disk, plan(&map, chunk_size)),
             &disk,
             base,
             self.threads(),
