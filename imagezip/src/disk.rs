@@ -191,10 +191,10 @@ impl Disk {
 
     /// Has the kernel begin to read what stands in the regions of a chunk.
     pub(crate) fn announce(&self, layout: &Layout) {
-        if self.rescue.is_some() {
-            // A dying disk is asked for nothing twice.
+        // A dying disk is asked for nothing twice.
+        let Some(file) = self.bytes.file().filter(|_| self.rescue.is_none()) else {
             return;
-        }
+        };
         let sector_size = u64::from(self.sector_size);
         for region in &layout.regions {
             let start = self.start + region.first * sector_size;
@@ -206,7 +206,7 @@ impl Disk {
                 let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
                 if let (Ok(at), Ok(length)) = (i64::try_from(at), i64::try_from(length)) {
                     // Only advice: what is wrong shows when it is read.
-                    let _ = posix_fadvise(&self.file, at, length, advice);
+                    let _ = posix_fadvise(file, at, length, advice);
                 }
                 at += length;
             }
