@@ -49,9 +49,6 @@ pub struct Cli {
     pub(crate) legacy: LegacyOptions,
     #[command(flatten)]
     pub(crate) install: InstallArgs,
-    /// Memory in MiB for chunks on their way to the disk
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u32).range(4..=1_000_000))]
-    pub(crate) memory: u32,
     /// Give up when nothing useful has come for this long [default: wait for ever]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) timeout: Option<u64>,

@@ -1,128 +1,34 @@
 //! The main thread: judges the target, feeds the pipeline, and ends well only when everything is on the disk.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use chunkfmt::{
-    ChunkFormat, Context, Error, ImageHeader, PlainHash, SignatureAlgorithm, Span, Trust,
-};
-use frisbee_cli::policy::{Keys, LegacyKeys, Wanted};
+use chunkfmt::{BLOCK_SIZE, Context, ImageHeader};
+use frisbee_cli::policy::{LegacyKeys, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
 use frisbee_proto::ClientStats;
 use frisbee_udp::{Group, Interface};
 use imageunzip::{
-    Candidate, Contents, Event, Expected, Format, ImageId, InstallOptions, Installed, Installer,
-    Legacy, Origin, Report, Stopped, Target, origin,
+    Candidate, Event, Expected, Held, ImageId, InstallOptions, Installed, Installer, Origin,
+    Report, Stopped, dry_run,
 };
 use serde_json::json;
 
 use crate::Cli;
 use crate::admission::{Accepted, Policy};
+use crate::image::{Image, Plan};
 use crate::receiver::{Message, Receiver, ReceiverOptions, Releases};
 
 const INCOMPLETE: &str = "the disk is incomplete and will not boot";
-const UNTOUCHED: &str = "nothing was written";
+
+pub(crate) const UNTOUCHED: &str = "nothing was written";
 
 /// Time between two looks whether a signal has come.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(200);
-
-/// An image of which the manifest is here.
-struct Image {
-    context: Arc<Context>,
-    contents: Contents,
-    /// What opens the chunks of an Emulab image.
-    legacy: Option<Arc<Legacy>>,
-}
-
-impl Image {
-    fn new(
-        accepted: Accepted,
-        trust: &Trust,
-        keys: &Keys,
-        legacy: LegacyKeys,
-    ) -> Result<Self, Failure> {
-        let header = ImageHeader::parse(&accepted.header)?;
-        let is_legacy = header.chunk_format == ChunkFormat::Ndz;
-        let unsigned = Trust::new(Vec::new(), true);
-        let trust = match header.signature_algorithm() {
-            // Accepted already, and its chunks prove themselves if that is asked for.
-            SignatureAlgorithm::None if is_legacy => &unsigned,
-            _ => trust,
-        };
-        let context = keys.context(&accepted.header, trust)?;
-        let contents = Contents::new(&context, accepted.manifest)?;
-        let legacy =
-            is_legacy.then(|| Legacy::of_manifest(legacy, &contents.manifest, header.disk_sectors));
-        Ok(Self {
-            context: Arc::new(context),
-            contents,
-            legacy: legacy.map(Arc::new),
-        })
-    }
-
-    fn format(&self, bases: &[Self]) -> Format {
-        match &self.legacy {
-            Some(legacy) => Format::Ndz(Arc::clone(legacy)),
-            None => Format::Frz {
-                context: Arc::clone(&self.context),
-                bases: bases.iter().map(|base| Arc::clone(&base.context)).collect(),
-            },
-        }
-    }
-
-    /// The sectors that a chunk answers for.
-    fn span(&self, index: u32) -> Span {
-        let secret = self.contents.secret(index);
-        secret.map(|secret| secret.layout.span).unwrap_or_default()
-    }
-
-    /// Judges an Emulab image by the first of its chunks: its manifest proves nothing, so the target waits for it.
-    fn check_first(&self, first: Option<&Message>, target: &Target) -> Result<(), Failure> {
-        let (Some(legacy), Some(Message::Chunk { index, bytes, .. })) = (&self.legacy, first)
-        else {
-            return Ok(());
-        };
-        let checked = legacy.check(*index, bytes, self.span(*index), &target.window());
-        checked.map_err(|error| refused(*index, error, UNTOUCHED))
-    }
-}
-
-/// Where the chunks come from that a delta leaves out.
-#[derive(Default)]
-struct Plan {
-    /// What becomes of the chunks of the bases.
-    uses: HashMap<Origin, (u32, PlainHash)>,
-    /// Where a chunk of the image comes from, if from a base.
-    origins: HashMap<u32, Origin>,
-}
-
-impl Plan {
-    fn new(image: &Image, bases: &[Image]) -> Result<Self, Error> {
-        let mut plan = Self::default();
-        if bases.is_empty() {
-            return Ok(plan);
-        }
-        for (index, secret) in image.contents.absent() {
-            let contents = bases.iter().map(|base| &base.contents);
-            let place = origin(contents, &secret.layout, &image.context)?;
-            plan.uses.insert(place, (index, secret.plain_hash));
-            plan.origins.insert(index, place);
-        }
-        Ok(plan)
-    }
-
-    /// The chunks of a base that are needed, sorted.
-    fn needed(&self, layer: usize) -> Vec<u32> {
-        let places = self.uses.keys().filter(|place| place.layer == layer);
-        let mut needed: Vec<u32> = places.map(|place| place.index).collect();
-        needed.sort_unstable();
-        needed
-    }
-}
 
 impl Cli {
     /// Where JSON events go.
@@ -152,7 +58,7 @@ impl Cli {
             .collect::<Result<_, _>>()?;
         // What no image could be written to is better told now than when one has been announced.
         let candidate = Candidate::open(&self.target)?;
-        if candidate.holds_data() {
+        if candidate.holds_data() && !self.install.dry_run {
             confirm::can_be_confirmed(&self.target, self.install.yes)?;
         }
         let interrupt = Interrupt::watch()?;
@@ -199,6 +105,11 @@ impl Cli {
         self.install_image(&image, &bases, candidate, &room)
     }
 
+    /// Bytes of memory for chunks between network and disk.
+    fn credit(&self) -> u64 {
+        self.install.memory / 4
+    }
+
     fn receive(
         &self,
         layer: usize,
@@ -219,7 +130,7 @@ impl Cli {
             interface,
             policy,
             layer,
-            credit_blocks: self.memory.saturating_mul(1024),
+            credit_blocks: u32::try_from(self.credit() / BLOCK_SIZE as u64).unwrap_or(u32::MAX),
             timeout: self.timeout.map(Duration::from_secs),
         };
         Receiver::start(options, sender)
@@ -297,16 +208,25 @@ impl Cli {
         }
         let options = InstallOptions {
             queue: None,
-            ..self.install.options()
+            ..self.install.options(self.credit())
         };
-        let plan = Plan::new(image, bases)?;
         let mut target = candidate.fit(header)?;
         target.change_table(self.install.after.edit()?);
-        let held = header.base.is_some() && bases.is_empty();
-        if held {
-            contents.hold_on(&mut target, context, options.threads, &inbox.interrupt)?;
+        let reuse = self.install.looks_at(&target);
+        if reuse {
+            say(&format!(
+                "frisbee-client: comparing {} with the image",
+                self.target.display()
+            ));
         }
-        if target.holds_data() {
+        let compared = imageunzip::Image {
+            context,
+            with_bases: !bases.is_empty(),
+            threads: options.threads,
+        };
+        let held = contents.find_on(&mut target, &compared, reuse, &inbox.interrupt, &|_| {})?;
+        let plan = Plan::new(image, bases, &held)?;
+        if target.holds_data() && !self.install.dry_run {
             let what = format!(
                 "{} ({}) onto {}",
                 header.name,
@@ -317,28 +237,43 @@ impl Cli {
         }
         inbox.interrupt.check(UNTOUCHED)?;
 
-        let mut total = contents.manifest.head.plain_bytes;
-        if !held {
-            total += contents.absent_bytes(header.sector_size);
-        }
+        let total = contents.bytes_without(&held, header.sector_size);
         let fields = json!({
             "image": header.name, "uuid": header.uuid().to_string(), "epoch": header.epoch(),
             "target": self.target.display().to_string(), "total_bytes": total,
         });
         let progress = Arc::new(Progress::start(self.events(), total, fields));
+        if self.install.dry_run {
+            let title = format!("{} (epoch {})", header.name, header.epoch());
+            let (line, fields) = dry_run(&title, &target, total, &held);
+            progress.finish(&line, fields);
+            return Ok(());
+        }
         let releases: Vec<Releases> = room.receivers.iter().map(Receiver::releases).collect();
+        let needed: Vec<u32> = contents
+            .manifest
+            .present()
+            .map(|(index, _)| index)
+            .filter(|&index| !held.has(index))
+            .collect();
+        if let (Some(own), true) = (releases.first(), held.count > 0) {
+            own.only(needed.clone());
+        }
         for (layer, releases) in releases.iter().skip(1).enumerate() {
             releases.only(plan.needed(layer));
         }
         let observer = {
             let (progress, releases) = (Arc::clone(&progress), releases.clone());
             let (origins, sender) = (plan.origins.clone(), room.sender.clone());
+            let held = held.clone();
             move |event| match event {
                 Event::Written { index, plain_bytes } => {
                     let (layer, index) = origins
                         .get(&index)
                         .map_or((0, index), |place| (place.layer + 1, place.index));
-                    if let Some(releases) = releases.get(layer) {
+                    // What the target had did not come from the network.
+                    let is_received = layer > 0 || !held.has(index);
+                    if let Some(releases) = releases.get(layer).filter(|_| is_received) {
                         releases.release(index);
                     }
                     progress.advance(plain_bytes);
@@ -356,9 +291,9 @@ impl Cli {
             }
         };
         // A manifest may be an old one that somebody repeats. Until somebody has the chunks, the disk stays as it is.
-        let expected = contents.manifest.present().count() + plan.uses.len();
+        let expected = needed.len() + plan.uses.len();
         let format = image.format(bases);
-        let installed = first_chunk(inbox, expected, &progress).and_then(|first| {
+        let installed = first_chunk(inbox, expected, &held, &progress).and_then(|first| {
             image.check_first(first.as_ref(), &target)?;
             let installer = Installer::start(&format, target, &options, observer)?;
             progress.show_stages(installer.stages());
@@ -366,6 +301,7 @@ impl Cli {
                 installer: &installer,
                 image,
                 plan: &plan,
+                held: &held,
                 releases: &releases,
                 inbox,
                 progress: &progress,
@@ -415,14 +351,14 @@ impl Cli {
         stats: &ClientStats,
     ) {
         let (target, header) = (imageunzip::title(&self.target), context.header());
-        if let Some(warning) = report.unreadable.warning() {
+        for warning in report.warnings() {
             progress.line(&format!("frisbee-client: {target}: {warning}"));
         }
         let summary = format!(
             "{target}: installed {} (epoch {}): {}; {} datagrams, {} lost, {} forged",
             header.name,
             header.epoch(),
-            report.summary(false, progress.elapsed()),
+            report.summary(progress.elapsed()),
             stats.datagrams,
             stats.lost,
             stats.forged,
@@ -446,16 +382,23 @@ impl Cli {
 fn first_chunk(
     inbox: &Inbox,
     expected: usize,
+    held: &Held,
     progress: &Progress,
 ) -> Result<Option<Message>, Failure> {
     if expected == 0 {
         return Ok(None);
     }
-    // How the images ended of which nothing is needed.
+    // What came before, and how the images ended of which nothing is needed.
     let mut ended = Vec::new();
     loop {
         match inbox.next(UNTOUCHED)? {
             Message::Line(text) => progress.line(&format!("frisbee-client: {text}")),
+            // One that the target has proves nothing.
+            message @ Message::Chunk {
+                layer: 0, index, ..
+            } if held.has(index) => {
+                ended.push(message);
+            }
             message @ Message::Chunk { .. } => {
                 inbox.early.borrow_mut().extend(ended);
                 return Ok(Some(message));
@@ -470,6 +413,8 @@ struct Feed<'a> {
     installer: &'a Installer,
     image: &'a Image,
     plan: &'a Plan,
+    /// What the target has already.
+    held: &'a Held,
     releases: &'a [Releases],
     inbox: &'a Inbox,
     progress: &'a Progress,
@@ -479,8 +424,8 @@ impl Feed<'_> {
     /// Feeds the pipeline until every receiver has delivered everything.
     fn run(&self, first: Option<Message>) -> Result<ClientStats, Failure> {
         let stopped = |_| Failure::new(Exit::Io, "writing failed");
-        if self.plan.uses.is_empty() {
-            for (index, secret) in self.image.contents.absent() {
+        for (index, secret) in (0..).zip(&self.image.contents.secrets) {
+            if self.held.has(index) {
                 let layout = secret.layout.clone();
                 self.installer.keep(index, layout).map_err(stopped)?;
             }
@@ -518,6 +463,13 @@ impl Feed<'_> {
 
     fn submit(&self, layer: usize, index: u32, bytes: Vec<u8>) -> Result<(), Stopped> {
         let Some(layer) = layer.checked_sub(1) else {
+            if self.held.has(index) {
+                // It was under way before the receiver knew what is needed.
+                if let Some(releases) = self.releases.first() {
+                    releases.release(index);
+                }
+                return Ok(());
+            }
             return match &self.image.legacy {
                 Some(_) => {
                     let span = self.image.span(index);
@@ -576,7 +528,7 @@ fn finish(
 }
 
 /// The chunk is the one that the owner's manifest names, so no other copy of it would be better.
-fn refused(index: u32, error: imageunzip::Error, state: &str) -> Failure {
+pub(crate) fn refused(index: u32, error: imageunzip::Error, state: &str) -> Failure {
     let failure = Failure::from(error);
     Failure::new(
         failure.exit,

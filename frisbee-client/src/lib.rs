@@ -6,6 +6,7 @@
 
 mod admission;
 mod cli;
+mod image;
 mod install;
 mod patience;
 mod receiver;

@@ -48,7 +48,7 @@ fn several_clients_get_the_disk_from_one_pass() {
 fn a_client_that_was_there_first_waits_for_the_server_and_reports_json() {
     let lab = Lab::new(2);
     lab.golden();
-    let arguments = [TRUSTING, &["--json", "--memory", "4", "--threads", "1"]].concat();
+    let arguments = [TRUSTING, &["--json", "--memory", "48M", "--threads", "1"]].concat();
     let client = lab.start_client(&arguments, "disk2.img");
     thread::sleep(Duration::from_millis(300));
     let server = lab.serve(2, &["--rate", "300M"]);

@@ -164,7 +164,12 @@ impl Candidate {
     /// # Errors
     /// [`Error::SectorSize`], [`Error::TooSmall`]
     pub fn fit(self, header: &ImageHeader) -> Result<Target, Error> {
-        self.fit_length(header.sector_size, Some(header.disk_bytes()))
+        let uuid = header.uuid();
+        let target = self.fit_length(header.sector_size, Some(header.disk_bytes()))?;
+        Ok(Target {
+            image: Some(uuid),
+            ..target
+        })
     }
 
     /// Checks that an image fits that has sectors of this size and so many bytes; `None` if only its end will tell. A
@@ -206,6 +211,7 @@ impl Candidate {
             edges,
             sector_size,
             partition: self.partition,
+            image: None,
             retained: Vec::new(),
             edit: Edit {
                 resize: true,

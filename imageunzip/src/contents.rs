@@ -1,10 +1,10 @@
-//! What an image consists of, and for a delta, where the chunks are that it leaves out.
+//! What an image consists of, what of it a disk holds already, and where the chunks are that a delta leaves out.
 
-use chunkfmt::{ChunkSecret, Context, Error, Layout, Manifest};
+use chunkfmt::{ChunkFormat, ChunkSecret, Context, Error, Layout, Manifest, relocation};
 use frisbee_cli::{Exit, Failure, Interrupt};
 
 use crate::Target;
-use crate::compare::differing;
+use crate::compare::Comparison;
 
 /// A manifest with its private part.
 #[derive(Debug)]
@@ -55,13 +55,6 @@ impl Contents {
             .filter_map(|(index, (entry, secret))| (!entry.is_present()).then_some((index, secret)))
     }
 
-    /// Bytes of disk data in the chunks that the image leaves to its base.
-    pub fn absent_bytes(&self, sector_size: u32) -> u64 {
-        self.absent()
-            .map(|(_, secret)| secret.layout.data_sectors() * u64::from(sector_size))
-            .sum()
-    }
-
     /// The chunk with exactly this layout.
     fn find(&self, layout: &Layout) -> Option<u32> {
         let place = self
@@ -72,42 +65,124 @@ impl Contents {
         u32::try_from(place).ok().filter(|_| same)
     }
 
-    /// Checks that a disk holds what this delta leaves out, and keeps what of it would be wiped at first.
+    /// Finds the chunks that a target holds already, and keeps what of them would be wiped at first: those that a delta
+    /// leaves out if it is to be installed without its base, and with `reuse` all others too.
     ///
     /// # Errors
-    /// If the disk holds something else, or cannot be read.
-    pub fn hold_on(
+    /// If the base is needed and the target holds something else, or it cannot be read.
+    pub fn find_on(
         &self,
         target: &mut Target,
-        context: &Context,
-        threads: usize,
+        image: &Image<'_>,
+        reuse: bool,
         interrupt: &Interrupt,
-    ) -> Result<(), Failure> {
-        let absent: Vec<u32> = self.absent().map(|(index, _)| index).collect();
+        advance: &(impl Fn(u64) + Sync),
+    ) -> Result<Held, Failure> {
+        let needs_base = image.context.header().base.is_some() && !image.with_bases;
         let Some(disk) = target.existing() else {
-            return Err(base_missing(context).into());
+            return match needs_base {
+                true => Err(base_missing(image.context).into()),
+                false => Ok(Held::default()),
+            };
         };
-        let wrong = differing(
-            disk,
-            context,
-            &self.secrets,
-            &absent,
-            threads,
+        // Emulab images have no plain hashes.
+        let reuse = reuse && image.context.header().chunk_format == ChunkFormat::Frz;
+        let can_be_kept = |secret: &ChunkSecret| {
+            // Relocations made something else of it.
+            let mut relocations = secret.layout.relocations.iter();
+            relocations.all(|relocation| relocation.kind == relocation::UNREADABLE)
+        };
+        let is_needed = |index: u32| needs_base && !self.is_present(index);
+        let which: Vec<u32> = (0..)
+            .zip(&self.secrets)
+            .filter(|&(index, secret)| is_needed(index) || (reuse && can_be_kept(secret)))
+            .map(|(index, _)| index)
+            .collect();
+        if which.is_empty() {
+            return Ok(Held::default());
+        }
+        let disk = disk.map_err(|error| Failure::new(Exit::Io, error))?;
+        let comparison = Comparison {
+            disk: &disk,
+            context: image.context,
+            secrets: &self.secrets,
+            threads: image.threads,
             interrupt,
-            &|_| {},
-        )?;
-        if let Some(first) = wrong.first().and_then(|&index| self.secret(index)) {
+            unreadable_differs: reuse,
+        };
+        let wrong = comparison.differing(&which, advance)?;
+        let missing: Vec<u32> = wrong.iter().copied().filter(|&at| is_needed(at)).collect();
+        if let Some(first) = missing.first().and_then(|&index| self.secret(index)) {
             let message = format!(
                 "{} does not hold the base of this delta: {} of {} chunks differ, the first at sector {}: install the base as well",
                 target.path().display(),
-                wrong.len(),
-                absent.len(),
+                missing.len(),
+                self.absent().count(),
                 first.layout.span.first,
             );
             return Err(Failure::new(Exit::Verification, message));
         }
-        target.retain(self.absent().map(|(_, secret)| &secret.layout))?;
-        Ok(())
+        let mut held = Held {
+            chunks: vec![false; self.secrets.len()],
+            ..Held::default()
+        };
+        let sector_size = u64::from(image.context.header().sector_size);
+        for index in which {
+            let place = usize::try_from(index).unwrap_or(usize::MAX);
+            let kept = held.chunks.get_mut(place).zip(self.secrets.get(place));
+            if let Some((kept, secret)) = kept.filter(|_| wrong.binary_search(&index).is_err()) {
+                *kept = true;
+                held.count += 1;
+                held.bytes += secret.layout.data_sectors() * sector_size;
+            }
+        }
+        let layouts = (0..)
+            .zip(&self.secrets)
+            .filter(|&(index, _)| held.has(index))
+            .map(|(_, secret)| &secret.layout);
+        target.retain(layouts)?;
+        Ok(held)
+    }
+
+    /// Bytes of disk data in the chunks that are not held.
+    pub fn bytes_without(&self, held: &Held, sector_size: u32) -> u64 {
+        let all: u64 = self
+            .secrets
+            .iter()
+            .map(|secret| secret.layout.data_sectors())
+            .sum();
+        (all * u64::from(sector_size)).saturating_sub(held.bytes)
+    }
+}
+
+/// An image that is to be installed.
+#[derive(Clone, Copy)]
+pub struct Image<'a> {
+    /// Opens it.
+    pub context: &'a Context,
+    /// What a delta leaves out comes from its bases.
+    pub with_bases: bool,
+    /// Number of threads to hash the target with.
+    pub threads: usize,
+}
+
+/// The chunks of an image that a target holds already.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    chunks: Vec<bool>,
+    /// How many they are.
+    pub count: u32,
+    /// Bytes of disk data in them.
+    pub bytes: u64,
+}
+
+impl Held {
+    /// Whether the target holds this chunk.
+    pub fn has(&self, index: u32) -> bool {
+        let place = usize::try_from(index).ok();
+        place
+            .and_then(|place| self.chunks.get(place))
+            .is_some_and(|&held| held)
     }
 }
 

@@ -146,6 +146,11 @@ mod tests {
                     written.iter().rev().take(edge).all(|&byte| byte == 0),
                     "the tail is held back"
                 );
+                let mut shown = written.clone();
+                for (number, part) in shown.chunks_mut(piece).enumerate() {
+                    edges.fill((number * piece) as u64, part);
+                }
+                assert!(shown == disk, "overlaid: size {size}, pieces of {piece}");
                 for (offset, bytes) in edges.last_writes() {
                     let at = usize::try_from(offset).unwrap();
                     written[at..at + bytes.len()].copy_from_slice(bytes);

@@ -145,6 +145,20 @@ pub enum Error {
         /// Why.
         error: diskmap::Error,
     },
+    /// What was read back is not what was written.
+    #[error(
+        "{}: what is on the disk between bytes {offset} and {} is not what was written there: do not trust this disk, or \
+         what connects it: the disk is incomplete and will not boot",
+        path.display(), offset + length
+    )]
+    ReadBack {
+        /// The target.
+        path: PathBuf,
+        /// Where the chunk begins that is wrong.
+        offset: u64,
+        /// How far it reaches.
+        length: u64,
+    },
     /// Not all chunks came.
     #[error("{missing} chunks are missing: the disk is incomplete and will not boot")]
     Incomplete {
@@ -177,7 +191,8 @@ impl From<Error> for Failure {
             Error::Read { .. }
             | Error::Write { .. }
             | Error::Flush { .. }
-            | Error::Table { .. } => Exit::Io,
+            | Error::Table { .. }
+            | Error::ReadBack { .. } => Exit::Io,
             Error::Incomplete { .. } => Exit::Verification,
             Error::Thread(_) => Exit::Internal,
         };

@@ -27,6 +27,8 @@ pub enum FreeSpace {
     Skip,
     /// It is zero afterwards: nothing of the last user is left.
     Zero,
+    /// The device is told that it is not used. What is read there afterwards is the device's affair.
+    Discard,
 }
 
 /// How to install.
@@ -34,6 +36,8 @@ pub enum FreeSpace {
 pub struct InstallOptions {
     /// What happens to free space.
     pub free: FreeSpace,
+    /// Whether everything is read back, past the page cache, before the boot sectors are written.
+    pub verify: bool,
     /// Number of threads that open chunks.
     pub threads: usize,
     /// Most chunks that wait to be opened, after which [`Installer::submit`] waits. `None` for a caller that bounds
@@ -46,6 +50,7 @@ impl Default for InstallOptions {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         Self {
             free: FreeSpace::Skip,
+            verify: false,
             threads,
             queue: Some(threads),
         }
@@ -172,7 +177,7 @@ pub struct Installer {
     openers: Vec<JoinHandle<()>>,
     writer: Option<JoinHandle<Result<(Disk, Written), Error>>>,
     aborted: Arc<AtomicBool>,
-    free: FreeSpace,
+    options: InstallOptions,
     stages: Arc<Stages>,
     /// When the last chunk was handed over.
     fed: Mutex<Instant>,
@@ -219,6 +224,7 @@ impl Installer {
                 let stage = OpenStage {
                     opener,
                     window,
+                    verify: options.verify,
                     chunks: chunk_receiver.clone(),
                     spare: spare_sender.clone(),
                     empty: empty_receiver.clone(),
@@ -236,6 +242,7 @@ impl Installer {
         let stage = WriteStage {
             sector_size: window.sector_size.into(),
             free: options.free,
+            verify: options.verify,
             empty: empty_sender,
             observer,
             stages: Arc::clone(&stages),
@@ -250,7 +257,7 @@ impl Installer {
             openers,
             writer: Some(writer),
             aborted,
-            free: options.free,
+            options: *options,
             stages,
             fed: Mutex::new(Instant::now()),
             unbounded: unbounded_queue,
@@ -358,14 +365,23 @@ impl Installer {
             let expected = chunks;
             return Err(FormatError::ChunkCount { expected, found }.into());
         }
-        let clear_behind = self.free == FreeSpace::Zero;
+        let InstallOptions {
+            free,
+            verify,
+            threads,
+            ..
+        } = self.options;
+        if verify {
+            disk.verify(&written.checks, threads)?;
+        }
+        let mut report = written.report;
+        report.verified = verify;
+        report.free = free;
+        report.discard_refused = free == FreeSpace::Discard && !disk.has_discarded();
+        let (end, short_end) = (written.end, written.short_end);
         let writing = &self.stages.output;
-        let completed = || disk.complete(clear_behind, written.end, written.short_end);
-        let table = writing.time(completed)?;
-        Ok(Report {
-            table,
-            ..written.report
-        })
+        report.table = writing.time(|| disk.complete(free, end, short_end, verify))?;
+        Ok(report)
     }
 
     /// Stops without completing the disk, which then does not boot; a file made for it is removed. Returns the error

@@ -61,6 +61,8 @@ pub(crate) struct Opened {
     pub(crate) layout: Layout,
     /// The regions' data, one after the other.
     pub(crate) data: Vec<u8>,
+    /// BLAKE3 of the data, if they are to be read back.
+    pub(crate) hash: Option<blake3::Hash>,
     /// The data are too many, and have gone to the writer in parts.
     pub(crate) went_ahead: bool,
     /// Length of the image in bytes, if its last sector is in this chunk and a short one.
@@ -103,6 +105,8 @@ pub struct Window {
 pub(crate) struct OpenStage {
     pub(crate) opener: ChunkOpener,
     pub(crate) window: Window,
+    /// What is written is going to be read back.
+    pub(crate) verify: bool,
     pub(crate) chunks: Receiver<Job>,
     pub(crate) spare: Sender<Vec<u8>>,
     pub(crate) empty: Receiver<Opened>,
@@ -124,6 +128,7 @@ impl OpenStage {
             let mut opened = self.empty.try_recv().unwrap_or_default();
             opened.index = job.index;
             opened.went_ahead = false;
+            opened.hash = None;
             opened.short_end = None;
             let result = self.open(&mut job, &mut opened);
             watch.worked();
@@ -132,6 +137,9 @@ impl OpenStage {
             match result {
                 Ok(Some(proof)) => {
                     opened.proof = proof;
+                    if self.verify && !opened.went_ahead && proof != Proof::OnDisk {
+                        opened.hash = Some(blake3::hash(&opened.data));
+                    }
                     if self.opened.send(Parcel::Chunk(opened)).is_err() {
                         return;
                     }

@@ -8,6 +8,8 @@ use diskmap::edit::Edited;
 use frisbee_cli::units;
 use serde_json::{Value, json};
 
+use crate::{FreeSpace, Held, Target};
+
 /// Most ranges of unreadable sectors that are listed one by one.
 const RANGES_MAX: usize = 1024;
 
@@ -25,6 +27,14 @@ pub struct Report {
     pub free_bytes: u64,
     /// Chunks that were on the disk already, of which nothing was written.
     pub kept_chunks: u32,
+    /// Bytes of disk data in those.
+    pub kept_bytes: u64,
+    /// What was done with free space.
+    pub free: FreeSpace,
+    /// The device did not take all of the free space that was to be discarded.
+    pub discard_refused: bool,
+    /// Everything that was written was read back.
+    pub verified: bool,
     /// Sectors that could not be read when the image was made.
     pub unreadable: Unreadable,
     /// What was changed in the partition table.
@@ -65,7 +75,7 @@ impl Unreadable {
     }
 
     /// The warning about them, if there are any.
-    pub fn warning(&self) -> Option<String> {
+    pub(crate) fn warning(&self) -> Option<String> {
         if self.bytes == 0 {
             return None;
         }
@@ -92,16 +102,59 @@ impl Unreadable {
     }
 }
 
+/// What `--dry-run` says and the fields of its finish event; `total` bytes would be written, 0 if that is not known.
+pub fn dry_run(title: &str, target: &Target, total: u64, held: &Held) -> (String, Value) {
+    let data = match total {
+        0 => "all of the image".into(),
+        total => units::size(total),
+    };
+    let held_text = match held.count {
+        0 => String::new(),
+        count => format!(
+            ", {} in {count} chunks are on it already",
+            units::size(held.bytes)
+        ),
+    };
+    let line = format!(
+        "{}: {title} would be installed: {data} to write{held_text}; nothing was written",
+        target.path().display()
+    );
+    let fields = json!({
+        "dry_run": true, "total_bytes": total, "kept_chunks": held.count, "kept_bytes": held.bytes,
+        "destroys": target.holds_data(),
+    });
+    (line, fields)
+}
+
 impl Report {
-    /// The line that ends an installation, without the target's name; `zeroed` if free space was cleared.
-    pub fn summary(&self, zeroed: bool, time: Duration) -> String {
-        let zeroed = if zeroed { " (zeroed)" } else { "" };
+    /// What the user has to be warned of.
+    pub fn warnings(&self) -> Vec<String> {
+        let refused = "warning: the device does not discard: free space was left as it was";
+        let refused = self.discard_refused.then(|| refused.to_owned());
+        self.unreadable
+            .warning()
+            .into_iter()
+            .chain(refused)
+            .collect()
+    }
+
+    /// The line that ends an installation, without the target's name.
+    pub fn summary(&self, time: Duration) -> String {
+        let free = match self.free {
+            FreeSpace::Zero => " (zeroed)",
+            FreeSpace::Discard if !self.discard_refused => " (discarded)",
+            _ => "",
+        };
         let kept = match self.kept_chunks {
             0 => String::new(),
-            kept => format!(", {kept} were on the disk"),
+            kept => format!(
+                ", {} in {kept} chunks were on the disk",
+                units::size(self.kept_bytes)
+            ),
         };
+        let verified = if self.verified { ", read back" } else { "" };
         format!(
-            "{} of data, {} free{zeroed}, {} chunks{kept}, {:.2} s, {}",
+            "{} of data, {} free{free}, {} chunks{kept}{verified}, {:.2} s, {}",
             units::size(self.plain_bytes),
             units::size(self.free_bytes),
             self.chunks,
@@ -113,7 +166,8 @@ impl Report {
     /// The fields of the finish event.
     pub fn fields(&self) -> Value {
         json!({
-            "chunks": self.chunks, "kept_chunks": self.kept_chunks, "plain_bytes": self.plain_bytes,
+            "chunks": self.chunks, "kept_chunks": self.kept_chunks, "kept_bytes": self.kept_bytes,
+            "verified": self.verified, "plain_bytes": self.plain_bytes,
             "free_bytes": self.free_bytes, "unreadable_bytes": self.unreadable.bytes,
             "unreadable": self.unreadable.ranges(), "backup_gpt": self.table.moved,
             "grown_partition": self.table.grown.map(|(number, _)| number),

@@ -7,8 +7,9 @@ use frisbee_cli::{Exit, Failure, Interrupt};
 use serde_json::Value;
 
 use crate::install::Format;
+use crate::report::dry_run;
 use crate::unzip::Cli;
-use crate::{Error, Event, Expected, ImageId, Installed, Installer, Report, Stopped, Target};
+use crate::{Error, Event, Expected, Held, ImageId, Installed, Installer, Report, Stopped, Target};
 
 /// What the image is called.
 pub(crate) struct Title {
@@ -30,6 +31,8 @@ pub(crate) struct Installation<'a> {
     pub(crate) target: Target,
     /// Bytes of data to be written; 0 if that is not known.
     pub(crate) total: u64,
+    /// What of it the target has already.
+    pub(crate) held: Held,
     pub(crate) interrupt: &'a Interrupt,
 }
 
@@ -86,10 +89,14 @@ impl Installation<'_> {
         fields["total_bytes"] = self.total.into();
         let progress = Arc::new(Progress::start(self.cli.events(), self.total, fields));
         let title = format!("{} ({})", self.title.name, self.title.version);
-        let zeroed = self.cli.install.options().free == crate::FreeSpace::Zero;
         let cli = self.cli;
         let after = &cli.install.after;
         self.target.change_table(after.edit()?);
+        if cli.install.dry_run {
+            let (line, fields) = dry_run(&title, &self.target, self.total, &self.held);
+            progress.finish(&line, fields);
+            return Ok(());
+        }
         let text = |field: &str| match &self.title.fields[field] {
             Value::String(text) => text.clone(),
             Value::Null => String::new(),
@@ -113,10 +120,10 @@ impl Installation<'_> {
         });
         match done {
             Ok(report) => {
-                if let Some(warning) = report.unreadable.warning() {
+                for warning in report.warnings() {
                     progress.line(&format!("imageunzip: {target}: {warning}"));
                 }
-                let summary = report.summary(zeroed, progress.elapsed());
+                let summary = report.summary(progress.elapsed());
                 let target = crate::title(&cli.target);
                 let summary = format!("{target}: installed {title}: {summary}");
                 progress.finish(&summary, report.fields());
@@ -153,7 +160,7 @@ impl Installation<'_> {
         };
         let spoiled =
             |failure: Failure| Failure::new(failure.exit, format!("{failure} ({incomplete})"));
-        let options = self.cli.install.options();
+        let options = self.cli.install.options(0);
         let installer = Installer::start(&self.format, self.target, &options, observer)?;
         progress.show_stages(installer.stages());
         let fed = feed(&Feed {

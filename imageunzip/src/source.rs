@@ -167,14 +167,14 @@ pub(crate) fn check_chunk(
 }
 
 /// Checks a whole image file against its manifest, on all cores: everything that can be wrong with the image is found
-/// before a disk is touched. Returns its manifest.
+/// before a disk is touched. Returns its index.
 pub(crate) fn check_file(
     file: &File,
     context: &Context,
     trust: &Trust,
     threads: usize,
     interrupt: &Interrupt,
-) -> Result<Manifest, Failure> {
+) -> Result<ImageIndex, Failure> {
     let mut handle: &File = file;
     let index = ImageIndex::read(&mut handle, Some(trust))?;
     context.secrets(&index.manifest)?;
@@ -182,7 +182,7 @@ pub(crate) fn check_file(
         check_chunk(context, &index.manifest, number, chunk)
     };
     each_chunk(file, &index, threads, interrupt, || Ok(()), each)?;
-    Ok(index.manifest)
+    Ok(index)
 }
 
 /// Reads all chunks of an image in order and hands each to `each`. The manifest is returned; that the chunks are

@@ -5,18 +5,26 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use chunkfmt::relocation::PartitionPlace;
 use chunkfmt::{ImageHeader, Layout};
 use diskmap::edit::{Edit, Edited};
 use nix::fcntl::{FallocateFlags, fallocate};
+use uuid::Uuid;
 
 use crate::Error;
 use crate::after::table::Finished;
 use crate::candidate::{Candidate, FILE_MAX, Kind, refuse_same_file};
+use crate::discard::discard;
 use crate::edges::Edges;
+use crate::install::FreeSpace;
+use crate::marker;
 use crate::open::Window;
+use crate::readback::{Readback, Room};
 use crate::sparse;
+use crate::write::Check;
 
 /// Zeros to write where the kernel has no faster way.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
@@ -34,6 +42,8 @@ pub struct Target {
     pub(crate) edges: Edges,
     pub(crate) sector_size: u32,
     pub(crate) partition: Option<PartitionPlace>,
+    /// The image that it was opened for, if images of its format have a UUID.
+    pub(crate) image: Option<Uuid>,
     /// What of the target stays, of the parts that are wiped at first: offsets and bytes.
     pub(crate) retained: Vec<(u64, Vec<u8>)>,
     /// What is changed in the partition table at the end.
@@ -67,9 +77,19 @@ impl Target {
         refuse_same_file(&self.path, self.file.as_ref(), image)
     }
 
-    /// The file or device, to read what is on it; `None` if there is nothing yet.
-    pub(crate) fn existing(&self) -> Option<&File> {
-        self.file.as_ref()
+    /// To read what is on it; `None` if there is nothing yet.
+    pub(crate) fn existing(&self) -> Option<io::Result<Readback>> {
+        self.file.as_ref().map(Readback::new)
+    }
+
+    /// Whether an installation of the very image that the target was opened for was interrupted on it.
+    pub fn was_interrupted(&self) -> bool {
+        let mut block = [0; marker::LENGTH];
+        let read = self
+            .file
+            .as_ref()
+            .map(|file| file.read_exact_at(&mut block, 0));
+        matches!(read, Some(Ok(()))) && self.image.is_some() && marker::parse(&block) == self.image
     }
 
     /// Reads what has to survive the wiping of the disk's ends, since these chunks stay as they are on it.
@@ -145,6 +165,7 @@ impl Target {
                 Kind::Device => FallocateFlags::FALLOC_FL_ZERO_RANGE,
                 _ => FallocateFlags::FALLOC_FL_PUNCH_HOLE,
             }),
+            discard: self.kind == Kind::Device,
             remove: (self.kind == Kind::NewFile).then(|| self.path.clone()),
             path: self.path,
             file,
@@ -159,6 +180,11 @@ impl Target {
         let whole = whole.iter().flat_map(Edges::parts);
         for (offset, zeros) in disk.edges.parts().into_iter().chain(whole) {
             disk.write(offset, zeros)?;
+        }
+        if let Some(image) = self.image
+            && disk.edges.parts()[0].1.len() >= marker::LENGTH
+        {
+            disk.write(0, &marker::write(image))?;
         }
         disk.flush()?;
         for (offset, bytes) in self.retained {
@@ -182,6 +208,8 @@ pub(crate) struct Disk {
     sparse: bool,
     /// How to zero a range without writing it; `None` once the kernel has refused.
     zero_range: Option<FallocateFlags>,
+    /// The device has not refused to discard yet.
+    discard: bool,
     /// A file to remove unless the installation is completed.
     remove: Option<PathBuf>,
     sector_size: u32,
@@ -234,10 +262,117 @@ impl Disk {
         }
     }
 
-    /// Makes a range zero; the edges are already.
-    pub(crate) fn zero(&mut self, offset: u64, length: u64) -> Result<(), Error> {
+    /// Does with a range of free space what is wanted; in the edges it is zero already.
+    pub(crate) fn free(&mut self, free: FreeSpace, offset: u64, length: u64) -> Result<(), Error> {
         let (start, end) = self.edges.middle(offset, length);
-        self.zero_out(start, end)
+        self.free_all(free, start, end)
+    }
+
+    fn free_all(&mut self, free: FreeSpace, start: u64, end: u64) -> Result<(), Error> {
+        match free {
+            FreeSpace::Skip => Ok(()),
+            FreeSpace::Zero => self.zero_out(start, end),
+            FreeSpace::Discard => self.discard(start, end),
+        }
+    }
+
+    /// Tells the device that a range is not used, if it can be told. A file gives the space back.
+    fn discard(&mut self, start: u64, end: u64) -> Result<(), Error> {
+        if self.kind != Kind::Device {
+            return self.zero_out(start, end);
+        }
+        if self.discard && start < end {
+            // It is a hint: a device that does not take it keeps what was there.
+            self.discard = discard(&self.file, start, end - start).is_ok();
+        }
+        Ok(())
+    }
+
+    /// Whether everything that was to be discarded was.
+    pub(crate) fn has_discarded(&self) -> bool {
+        self.kind != Kind::Device || self.discard
+    }
+
+    /// Reads back what was written, on so many threads, and compares it.
+    ///
+    /// # Errors
+    /// [`Error::ReadBack`], [`Error::Read`]
+    pub(crate) fn verify(&self, checks: &[Check], threads: usize) -> Result<(), Error> {
+        self.flush()?;
+        let read_error = |offset, source| Error::Read {
+            path: self.path.clone(),
+            offset,
+            source,
+        };
+        let disk = Readback::new(&self.file).map_err(|source| read_error(0, source))?;
+        let next = AtomicUsize::new(0);
+        let verify = || -> Result<(), Error> {
+            let (mut data, mut room) = (Vec::new(), Room::default());
+            while let Some(check) = checks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let offset = check.ranges.first().map_or(0, |range| range.start);
+                disk.read_ranges(&check.ranges, &mut data, &mut room)
+                    .map_err(|source| read_error(offset, source))?;
+                let mut rest = &mut data[..];
+                for range in &check.ranges {
+                    let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+                    let (now, later) = rest.split_at_mut(length.min(rest.len()));
+                    self.edges.fill(range.start, now);
+                    rest = later;
+                }
+                if blake3::hash(&data) != check.hash {
+                    let end = check.ranges.last().map_or(0, |range| range.end);
+                    return Err(self.differs(offset, end - offset));
+                }
+            }
+            Ok(())
+        };
+        let results: Vec<_> = thread::scope(|scope| {
+            let handles: Vec<_> = (1..threads)
+                .filter_map(|_| thread::Builder::new().spawn_scoped(scope, verify).ok())
+                .collect();
+            let own = verify();
+            handles
+                .into_iter()
+                .map(thread::ScopedJoinHandle::join)
+                .chain([Ok(own)])
+                .collect()
+        });
+        for result in results {
+            result.map_err(|_| Error::Thread("it panicked".into()))??;
+        }
+        Ok(())
+    }
+
+    fn differs(&self, offset: u64, length: u64) -> Error {
+        Error::ReadBack {
+            path: self.path.clone(),
+            offset,
+            length,
+        }
+    }
+
+    /// Reads back the edges, which were written last. If they are wrong, the disk is made unbootable again.
+    fn verify_edges(&self) -> Result<(), Error> {
+        let mut room = Room::default();
+        for (offset, edge) in self.edges.parts() {
+            let found = Readback::new(&self.file).and_then(|disk| {
+                Ok(disk.read(offset, offset + edge.len() as u64, &mut room)? == edge)
+            });
+            let wrong = match found {
+                Ok(true) => continue,
+                Ok(false) => self.differs(offset, edge.len() as u64),
+                Err(source) => Error::Read {
+                    path: self.path.clone(),
+                    offset,
+                    source,
+                },
+            };
+            let boot = self.edges.last_writes()[2].1.len();
+            // The device fails already: that this may fail as well is no news.
+            let _ = self.write(0, &vec![0; boot]).and_then(|()| self.flush());
+            return Err(wrong);
+        }
+        Ok(())
     }
 
     fn zero_out(&mut self, start: u64, end: u64) -> Result<(), Error> {
@@ -292,22 +427,26 @@ impl Disk {
 
     /// Completes the installation: everything is flushed, then the edges are written and flushed, the boot sectors
     /// last. `end` is where the image's last sector ends, `short_end` where its data do, if that is before.
-    /// `clear_behind`: what lies behind it on a larger target becomes zero as well. Returns what has changed in the
-    /// partition table.
+    /// What lies behind it on a larger target is `free` as well. With `verify` the edges are read back. Returns what has
+    /// changed in the partition table.
     pub(crate) fn complete(
         mut self,
-        clear_behind: bool,
+        free: FreeSpace,
         end: u64,
         short_end: Option<u64>,
+        verify: bool,
     ) -> Result<Edited, Error> {
-        if clear_behind {
-            self.zero_out(end, self.size.unwrap_or(end))?;
-        }
+        self.free_all(free, end, self.size.unwrap_or(end))?;
+        // The table's backup must not be there before the data are.
+        self.flush()?;
         let edited = self.change_table(end)?;
         self.flush()?;
         for (offset, bytes) in self.edges.last_writes() {
             self.write(offset, bytes)?;
             self.flush()?;
+        }
+        if verify {
+            self.verify_edges()?;
         }
         // Whole sectors were written, of which the last may not be full.
         let length = match self.takes_length {

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chunkfmt::{Context, ImageReader, Next, Trust};
+use chunkfmt::{Context, Error, ImageIndex, ImageReader, Next, Trust};
 use clap::Parser;
 use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions, Wanted};
 use frisbee_cli::progress::Events;
@@ -13,10 +14,10 @@ use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
 use serde_json::json;
 
 use crate::choice::TargetArgs;
-use crate::contents::Contents;
+use crate::contents::{Contents, Held, Image};
 use crate::layers::{Base, Layers};
 use crate::options::InstallArgs;
-use crate::run::{Installation, Title};
+use crate::run::{Feed, Installation, Title};
 use crate::source::{Source, check_file, read_all};
 use crate::{Expected, Format, Target, legacy, stream};
 
@@ -38,7 +39,6 @@ one as they come, and the boot sectors are written only after the manifest has p
 output the disk comes in order, its boot sectors first: only exit code 0 tells that it is whole.";
 
 const UNTOUCHED: &str = "nothing was written";
-const CHANGED: &str = "was changed while it was read: nothing was written";
 
 /// Install an image onto a disk or into a file
 #[derive(Debug, Parser)]
@@ -130,19 +130,16 @@ impl Cli {
     ) -> Result<Prepared<'a, impl Read + use<'a>>, Failure> {
         let name = source.name();
         let named = |failure: Failure| failure.context(&name);
-        let options = self.install.options();
-        let mut reader = source
-            .reader(trust, interrupt)
-            .map_err(|error| named(error.into()))?;
-        let header_bytes = reader.header_bytes().to_vec();
-        let context = keys.context(&header_bytes, trust).map_err(named)?;
+        let bad = |error: Error| named(error.into());
+        let options = self.install.options(0);
+        let mut reader = source.reader(trust, interrupt).map_err(bad)?;
+        let context = keys.context(reader.header_bytes(), trust).map_err(named)?;
         let header = context.header();
-        self.wanted
-            .check(header)
-            .map_err(|error| named(error.into()))?;
+        self.wanted.check(header).map_err(bad)?;
         let layers = self.layers(&context, trust, keys).map_err(named)?;
         let mut target = Target::open(&self.target, header)?;
-        if target.holds_data() {
+        let destroys = target.holds_data() && !self.install.dry_run;
+        if destroys {
             confirm::can_be_confirmed(&self.target, self.install.yes)?;
         }
         for file in layers.files() {
@@ -154,50 +151,47 @@ impl Cli {
             }
         }
         layers.check(trust, options.threads, interrupt)?;
-        let mut checked = None;
-        if let Some(file) = source.seekable() {
-            target.refuse_same_file(file)?;
-            let manifest =
-                check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
-            let contents =
-                Contents::new(&context, manifest).map_err(|error| named(error.into()))?;
-            reader = source
-                .reader(trust, interrupt)
-                .map_err(|error| named(error.into()))?;
-            if reader.header_bytes() != header_bytes {
-                return Err(named(Failure::new(Exit::Input, CHANGED)));
+        let (chunks, held) = match source.seekable() {
+            Some(file) => {
+                target.refuse_same_file(file)?;
+                let index =
+                    check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
+                let contents = Contents::new(&context, index.manifest.clone()).map_err(bad)?;
+                let image = Image {
+                    context: &context,
+                    with_bases: !layers.is_empty(),
+                    threads: options.threads,
+                };
+                let reuse = self.install.looks_at(&target);
+                let held = contents
+                    .find_on(&mut target, &image, reuse, interrupt, &|_| {})
+                    .map_err(named)?;
+                let chunks = Chunks::File {
+                    file,
+                    index: Box::new(index),
+                    contents,
+                };
+                (chunks, held)
             }
-            checked = Some(contents);
-        }
-        // Who repeats a header that was signed once must not make a disk be wiped: something of the image has to follow.
-        let mut first = None;
-        if checked.is_none() {
-            let mut chunk = Vec::new();
-            let next = reader
-                .next(&mut chunk)
-                .and_then(|next| match next {
-                    Next::Chunk(index) => {
-                        context.verify_chunk(&chunk, index)?;
-                        Ok(Next::Chunk(index))
-                    }
-                    Next::End(manifest) => {
-                        context.secrets(&manifest)?;
-                        Ok(Next::End(manifest))
-                    }
-                })
-                .map_err(|error| named(error.into()))?;
-            first = Some((next, chunk));
-        }
-        if header.base.is_some() && layers.is_empty() {
-            let Some(contents) = &checked else {
-                let message = "is a delta: from a pipe it is installed with --base only";
-                return Err(named(Failure::new(Exit::Usage, message)));
-            };
-            contents
-                .hold_on(&mut target, &context, options.threads, interrupt)
-                .map_err(named)?;
-        }
-        if target.holds_data() {
+            None => {
+                // Who repeats a header that was signed once must not make a disk be wiped: something of the image has
+                // to follow.
+                let mut chunk = Vec::new();
+                let next = reader.next(&mut chunk).map_err(bad)?;
+                match &next {
+                    Next::Chunk(index) => context.verify_chunk(&chunk, *index).map(drop),
+                    Next::End(manifest) => context.secrets(manifest).map(drop),
+                }
+                .map_err(bad)?;
+                if header.base.is_some() && layers.is_empty() {
+                    let message = "is a delta: from a pipe it is installed with --base only";
+                    return Err(named(Failure::new(Exit::Usage, message)));
+                }
+                let first = (next, chunk);
+                (Chunks::Pipe { reader, first }, Held::default())
+            }
+        };
+        if destroys {
             let what = format!(
                 "{} ({}) onto {}",
                 header.name,
@@ -212,9 +206,8 @@ impl Cli {
             context: Arc::new(context),
             layers,
             target,
-            checked,
-            first,
-            reader,
+            chunks,
+            held,
             interrupt,
         })
     }
@@ -237,6 +230,21 @@ impl Cli {
     }
 }
 
+/// Where the chunks of an image come from.
+enum Chunks<'a, R> {
+    /// A file that was checked from beginning to end.
+    File {
+        file: &'a File,
+        index: Box<ImageIndex>,
+        contents: Contents,
+    },
+    /// A pipe, of which something was read behind the header.
+    Pipe {
+        reader: ImageReader<R>,
+        first: (Next, Vec<u8>),
+    },
+}
+
 /// An image and a target that have passed every check.
 struct Prepared<'a, R> {
     cli: &'a Cli,
@@ -244,11 +252,9 @@ struct Prepared<'a, R> {
     context: Arc<Context>,
     layers: Layers,
     target: Target,
-    /// `None` for an image from a pipe.
-    checked: Option<Contents>,
-    /// What was read of a pipe behind the header.
-    first: Option<(Next, Vec<u8>)>,
-    reader: ImageReader<R>,
+    chunks: Chunks<'a, R>,
+    /// What is on the target already.
+    held: Held,
     interrupt: &'a Interrupt,
 }
 
@@ -260,22 +266,15 @@ impl<R: Read> Prepared<'_, R> {
             context,
             layers,
             target,
-            checked,
-            first,
-            mut reader,
+            chunks,
+            held,
             interrupt,
         } = self;
         let header = context.header();
-        let total = checked.as_ref().map_or_else(
-            || header.disk_bytes(),
-            |contents| {
-                let from_bases = match layers.is_empty() {
-                    true => 0,
-                    false => contents.absent_bytes(header.sector_size),
-                };
-                contents.manifest.head.plain_bytes + from_bases
-            },
-        );
+        let total = match &chunks {
+            Chunks::File { contents, .. } => contents.bytes_without(&held, header.sector_size),
+            Chunks::Pipe { .. } => header.disk_bytes(),
+        };
         let installation = Installation {
             cli,
             source: name,
@@ -290,7 +289,23 @@ impl<R: Read> Prepared<'_, R> {
             },
             target,
             total,
+            held: held.clone(),
             interrupt,
+        };
+        let bring_absent = |feed: &Feed<'_>, contents: &Contents| {
+            for (index, secret) in contents.absent() {
+                feed.check()?;
+                if held.has(index) {
+                    continue;
+                }
+                let origin = layers.find(&secret.layout, &context)?;
+                let mut chunk = feed.installer.buffer();
+                layers.read(origin, &mut chunk)?;
+                let hash = secret.plain_hash;
+                let installer = feed.installer;
+                feed.taken(installer.submit_from_base(index, chunk, origin, hash))?;
+            }
+            Ok::<_, Failure>(())
         };
         installation.run(|feed| {
             let installer = feed.installer;
@@ -298,33 +313,40 @@ impl<R: Read> Prepared<'_, R> {
                 feed.check()?;
                 feed.taken(installer.submit(index, chunk))
             };
-            let manifest = match first {
-                Some((Next::End(manifest), _)) => *manifest,
-                first => {
-                    if let Some((Next::Chunk(index), chunk)) = first {
-                        submit(index, chunk)?;
+            let contents = match chunks {
+                Chunks::File {
+                    file,
+                    index,
+                    contents,
+                } => {
+                    for (number, secret) in (0..).zip(&contents.secrets) {
+                        feed.check()?;
+                        if held.has(number) {
+                            feed.taken(installer.keep(number, secret.layout.clone()))?;
+                        } else if let Some((offset, length)) = index.chunk(number) {
+                            let mut chunk = installer.buffer();
+                            chunk.resize(length, 0);
+                            file.read_exact_at(&mut chunk, offset)
+                                .map_err(|source| Error::Io { offset, source })?;
+                            submit(number, chunk)?;
+                        }
                     }
-                    read_all(&mut reader, || installer.buffer(), submit)?
+                    contents
+                }
+                Chunks::Pipe { mut reader, first } => {
+                    let manifest = match first {
+                        (Next::End(manifest), _) => *manifest,
+                        (Next::Chunk(index), chunk) => {
+                            submit(index, chunk)?;
+                            read_all(&mut reader, || installer.buffer(), submit)?
+                        }
+                    };
+                    // The end of a pipe is the first place where its manifest can be judged.
+                    Contents::new(&context, manifest)?
                 }
             };
-            // The end of a pipe is the first place where its manifest can be judged.
-            let found = Contents::new(&context, manifest)?;
-            if checked.is_some_and(|checked| checked.manifest.head != found.manifest.head) {
-                return Err(Failure::new(Exit::Input, CHANGED));
-            }
-            for (index, secret) in found.absent() {
-                feed.check()?;
-                if layers.is_empty() {
-                    feed.taken(installer.keep(index, secret.layout.clone()))?;
-                    continue;
-                }
-                let origin = layers.find(&secret.layout, &context)?;
-                let mut chunk = installer.buffer();
-                layers.read(origin, &mut chunk)?;
-                let hash = secret.plain_hash;
-                feed.taken(installer.submit_from_base(index, chunk, origin, hash))?;
-            }
-            Ok(Expected::Manifest(found.manifest.entries.into()))
+            bring_absent(feed, &contents)?;
+            Ok(Expected::Manifest(contents.manifest.entries.into()))
         })
     }
 }

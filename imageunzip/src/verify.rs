@@ -17,8 +17,9 @@ use frisbee_cli::policy::Keys;
 use frisbee_cli::{Exit, Failure, Interrupt, units};
 use serde_json::json;
 
-use crate::compare::{differing, read_regions};
+use crate::compare::Comparison;
 use crate::dump::{Cli, print};
+use crate::readback::{Readback, Room};
 use crate::source::{Source, check_chunk, each_chunk};
 
 impl Cli {
@@ -169,10 +170,17 @@ impl Cli {
         let advance = |count| {
             bytes.fetch_add(count, Ordering::Relaxed);
         };
-        let threads = self.thread_count();
-        let wrong = differing(
-            &disk, &context, &secrets, &all, threads, interrupt, &advance,
-        )?;
+        let disk = Readback::new(&disk).map_err(input)?;
+        let comparison = Comparison {
+            disk: &disk,
+            context: &context,
+            secrets: &secrets,
+            threads: self.thread_count(),
+            interrupt,
+            unreadable_differs: false,
+        };
+        let wrong = comparison.differing(&all, &advance)?;
+        let mut room = Room::default();
         let mut opener = Opener::new(Arc::clone(&context))?;
         let mut ranges = Ranges::default();
         for number in wrong {
@@ -196,7 +204,7 @@ impl Cli {
                         &mut layout,
                         &mut data,
                     )?;
-                    match read_regions(&disk, &layout, sector_size, &mut found) {
+                    match disk.read_regions(&layout, sector_size, &mut found, &mut room) {
                         Ok(()) => ranges.add_difference(&layout, sector_size, &data, &found),
                         // The disk ends before the image does.
                         Err(_) => ranges.add_regions(&layout),

@@ -1,5 +1,7 @@
 //! The last stage of the pipeline: one thread that writes regions, clears free space and counts what has come.
 
+use std::iter;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -8,6 +10,7 @@ use frisbee_cli::stages::Stages;
 use crate::Error;
 use crate::install::{Event, FreeSpace, Observer};
 use crate::open::{Opened, Parcel, Proof};
+use crate::readback::byte_ranges;
 use crate::report::Report;
 use crate::target::Disk;
 
@@ -21,6 +24,17 @@ pub(crate) struct Written {
     pub(crate) end: u64,
     /// Length of the image in bytes, if its last sector is a short one.
     pub(crate) short_end: Option<u64>,
+    /// What is to be read back.
+    pub(crate) checks: Vec<Check>,
+}
+
+/// Data that are to be read back.
+#[derive(Debug)]
+pub(crate) struct Check {
+    /// Where they are, in bytes, in order.
+    pub(crate) ranges: Vec<Range<u64>>,
+    /// Their BLAKE3.
+    pub(crate) hash: blake3::Hash,
 }
 
 impl Written {
@@ -35,6 +49,8 @@ impl Written {
 pub(crate) struct WriteStage {
     pub(crate) sector_size: u64,
     pub(crate) free: FreeSpace,
+    /// Whether parts are to be read back.
+    pub(crate) verify: bool,
     pub(crate) empty: Sender<Opened>,
     pub(crate) observer: Observer,
     pub(crate) stages: Arc<Stages>,
@@ -53,7 +69,14 @@ impl WriteStage {
         for parcel in parcels {
             watch.waited_for_input();
             let put = match &parcel {
-                Parcel::Part { offset, bytes } => disk.put(*offset, bytes),
+                Parcel::Part { offset, bytes } => {
+                    if self.verify {
+                        let ranges = iter::once(*offset..*offset + bytes.len() as u64).collect();
+                        let hash = blake3::hash(bytes);
+                        written.checks.push(Check { ranges, hash });
+                    }
+                    disk.put(*offset, bytes)
+                }
                 Parcel::Chunk(chunk) => self.write(&mut disk, chunk, &mut written),
             };
             watch.worked();
@@ -99,6 +122,10 @@ impl WriteStage {
             rest = behind;
         }
         self.gap(disk, position, span.end())?;
+        written.checks.extend(chunk.hash.map(|hash| Check {
+            ranges: byte_ranges(&chunk.layout, self.sector_size),
+            hash,
+        }));
 
         written.end = written.end.max(span.end().saturating_mul(self.sector_size));
         written.short_end = written.short_end.or(chunk.short_end);
@@ -108,7 +135,11 @@ impl WriteStage {
         }
         if written.seen[index].replace(chunk.proof).is_none() {
             match chunk.proof {
-                Proof::OnDisk => written.report.kept_chunks += 1,
+                Proof::OnDisk => {
+                    let report = &mut written.report;
+                    report.kept_chunks += 1;
+                    report.kept_bytes += chunk.layout.data_sectors() * self.sector_size;
+                }
                 _ => written.report.chunks += 1,
             }
             let free = span.sectors - chunk.layout.data_sectors();
@@ -121,11 +152,11 @@ impl WriteStage {
     }
 
     fn gap(&self, disk: &mut Disk, first: u64, end: u64) -> Result<(), Error> {
-        match self.free {
-            FreeSpace::Zero if first < end => {
-                disk.zero(first * self.sector_size, (end - first) * self.sector_size)
-            }
-            _ => Ok(()),
-        }
+        let sectors = end.saturating_sub(first);
+        disk.free(
+            self.free,
+            first * self.sector_size,
+            sectors * self.sector_size,
+        )
     }
 }

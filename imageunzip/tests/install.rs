@@ -86,6 +86,7 @@ impl Image {
     fn start(&self, path: &Path, free: FreeSpace, events: &Arc<Mutex<Vec<Event>>>) -> Installer {
         let target = Target::open(path, self.context.header()).unwrap();
         let options = InstallOptions {
+            verify: true,
             free,
             threads: 2,
             queue: None,
@@ -188,7 +189,11 @@ fn without_all_chunks_the_ends_of_the_disk_stay_empty() {
     let ends_empty = || {
         let bytes = fs::read(&path).unwrap();
         let (head, tail) = (&bytes[..EDGE], &bytes[bytes.len() - EDGE..]);
+        let (note, head) = head.split_at(512);
+        let what = image.context.header().uuid().to_string();
         head.iter().chain(tail).all(|&byte| byte == 0)
+            && note.ends_with(&[0; 128])
+            && String::from_utf8_lossy(note).contains(&what)
     };
     dirty(&path, image.disk.len());
     let error = image.install(&path, FreeSpace::Skip, &[2, 0]).unwrap_err();

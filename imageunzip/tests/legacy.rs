@@ -135,6 +135,7 @@ impl Image {
     fn start(&self, target: Target, free: FreeSpace, events: &Arc<Mutex<Vec<Event>>>) -> Installer {
         let legacy = Arc::new(Legacy::new(LegacyKeys::default()));
         let options = InstallOptions {
+            verify: true,
             free,
             threads: 2,
             queue: None,

@@ -16,7 +16,7 @@ use super::rules::end_of;
 use crate::run::{Installation, Title};
 use crate::source::Source;
 use crate::unzip::Cli;
-use crate::{Candidate, Expected, Format, Target};
+use crate::{Candidate, Expected, Format, Held, Target};
 
 const SECTOR_SIZE: u32 = 512;
 const UNTOUCHED: &str = "nothing was written";
@@ -54,7 +54,7 @@ pub(crate) fn run(
     }
     let legacy = Arc::new(Legacy::new(cli.legacy.keys.load(keys)?));
     let candidate = Candidate::open(&cli.target)?;
-    if candidate.holds_data() {
+    if candidate.holds_data() && !cli.install.dry_run {
         confirm::can_be_confirmed(&cli.target, cli.install.yes)?;
     }
     let open = || {
@@ -92,7 +92,7 @@ pub(crate) fn run(
             (known, Some(first))
         }
     };
-    if known.target.holds_data() {
+    if known.target.holds_data() && !cli.install.dry_run {
         let what = format!(
             "{} ({}, {}) onto {}",
             known.title.name,
@@ -110,6 +110,7 @@ pub(crate) fn run(
         format: Format::Ndz(legacy),
         target: known.target,
         total: known.total,
+        held: Held::default(),
         interrupt,
     };
     let expected = known.expected;
@@ -151,7 +152,7 @@ fn look<R: Read>(
     let window = candidate.window(SECTOR_SIZE);
     let summary = examine(
         reader,
-        cli.install.options().threads,
+        cli.install.options(0).threads,
         interrupt,
         |raw| {
             let plain_bytes = raw.header.sectors() * u64::from(SECTOR_SIZE);
