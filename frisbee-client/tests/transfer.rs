@@ -175,6 +175,45 @@ fn a_delta_of_a_delta_and_its_bases_come_over_the_network_at_once() {
 }
 
 #[test]
+fn what_a_disk_holds_is_not_received_again() {
+    let lab = Lab::new(25);
+    lab.golden();
+    let server = lab.serve(4, &[]);
+    let finish = |arguments: &[&str]| -> serde_json::Value {
+        let ended = lab.client(&[TRUSTING, &["--json"], arguments].concat(), "disk.img");
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        serde_json::from_str(ended.stdout.lines().last().unwrap()).unwrap()
+    };
+    // The size of the golden disk, with one chunk of something else.
+    let mut disk = lab.disk();
+    disk[5 << 20] ^= 1;
+    fs::write(lab.path("disk.img"), &disk).unwrap();
+
+    let planned = finish(&["--dry-run", "--reuse"]);
+    assert_eq!(planned["dry_run"], true, "{planned}");
+    assert!(fs::read(lab.path("disk.img")).unwrap() == disk, "a dry run");
+
+    let done = finish(&["--reuse", "--verify"]);
+    assert_eq!(
+        (&done["chunks"], &done["verified"]),
+        (&1.into(), &true.into()),
+        "{done}"
+    );
+    assert!(done["kept_chunks"].as_u64().unwrap() > 5, "{done}");
+    assert_eq!(
+        done["kept_bytes"], planned["kept_bytes"],
+        "{planned} {done}"
+    );
+    assert!(fs::read(lab.path("disk.img")).unwrap() == lab.disk());
+
+    // With everything there, nothing has to come.
+    let again = finish(&["--reuse"]);
+    assert_eq!(again["chunks"], 0, "{again}");
+    assert!(fs::read(lab.path("disk.img")).unwrap() == lab.disk());
+    server.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_target_that_may_not_be_written_is_refused_before_it_is_touched() {
     let lab = Lab::new(4);
     lab.golden();
