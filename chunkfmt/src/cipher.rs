@@ -120,9 +120,19 @@ impl ImageKeys {
 
     /// The hash of a chunk's layout (as stored) and disk data.
     pub(crate) fn plain_hash(&self, layout: &[u8], data: &[u8]) -> [u8; 32] {
+        self.plain_hash_with(layout, &self.data_hash(data))
+    }
+
+    /// The part of the plain hash that is about the data.
+    pub(crate) fn data_hash(&self, data: &[u8]) -> [u8; 32] {
+        *blake3::keyed_hash(&self.hash, data).as_bytes()
+    }
+
+    /// The plain hash of a layout and of data with this hash.
+    pub(crate) fn plain_hash_with(&self, layout: &[u8], data_hash: &[u8; 32]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_keyed(&self.hash);
         hasher.update(layout);
-        hasher.update(blake3::keyed_hash(&self.hash, data).as_bytes());
+        hasher.update(data_hash);
         *hasher.finalize().as_bytes()
     }
 

@@ -28,6 +28,23 @@ pub struct Sealer {
     packer: Packer,
     /// `None` leaves the parity roots out.
     parity: Option<ParityEncoder>,
+    zeros: Option<Zeros>,
+}
+
+/// What comes of data that are nothing but zeros. A disk may have very many of them, and chunks of one length.
+struct Zeros {
+    length: usize,
+    hash: [u8; 32],
+    packed: Vec<u8>,
+}
+
+/// Whether data are nothing but zeros; for others that is clear at once.
+fn is_zero(data: &[u8]) -> bool {
+    match data.split_first() {
+        // Each byte is as the one before it.
+        Some((0, rest)) => data.starts_with(rest),
+        _ => false,
+    }
 }
 
 /// A sealed chunk's lines of the manifest, to be handed to [`Sealer::finish`] in the order of the chunks.
@@ -104,6 +121,7 @@ impl Sealer {
             level,
             packer,
             parity: Some(ParityEncoder::default()),
+            zeros: None,
         })
     }
 
@@ -117,6 +135,7 @@ impl Sealer {
             level: self.level,
             packer: Packer::new(self.header().codec(), self.level)?,
             parity: self.parity.as_ref().map(|_| ParityEncoder::default()),
+            zeros: None,
         })
     }
 
@@ -193,12 +212,35 @@ impl Sealer {
         out.clear();
         out.resize(BLOCK_SIZE, 0);
         payload::write(&layout, header.sector_size, out)?;
-        let plain_hash = keys.plain_hash(&out[BLOCK_SIZE..], data);
         let mut identity = header.identity.clone();
-        if !self.packer.pack(data, out) {
-            identity.codec = Codec::None;
-            out.extend_from_slice(data);
-        }
+        let zero = is_zero(data);
+        let known = self
+            .zeros
+            .as_ref()
+            .filter(|zeros| zero && zeros.length == data.len());
+        let plain_hash = match known {
+            Some(zeros) => {
+                let plain_hash = keys.plain_hash_with(&out[BLOCK_SIZE..], &zeros.hash);
+                out.extend_from_slice(&zeros.packed);
+                plain_hash
+            }
+            None => {
+                let hash = keys.data_hash(data);
+                let plain_hash = keys.plain_hash_with(&out[BLOCK_SIZE..], &hash);
+                let start = out.len();
+                if !self.packer.pack(data, out) {
+                    identity.codec = Codec::None;
+                    out.extend_from_slice(data);
+                } else if zero {
+                    self.zeros = Some(Zeros {
+                        length: data.len(),
+                        hash,
+                        packed: out[start..].to_vec(),
+                    });
+                }
+                plain_hash
+            }
+        };
         let body_length = header.cipher().sealed_length(out.len() - BLOCK_SIZE);
         let body_length = u32::try_from(body_length)
             .ok()

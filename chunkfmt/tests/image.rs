@@ -589,3 +589,46 @@ proptest! {
         prop_assert!(ImageIndex::read(&mut Cursor::new(&bytes), None).is_err());
     }
 }
+
+/// Chunks of zeros are sealed as any others, whatever the sealer has sealed before.
+#[test]
+fn chunks_of_zeros() {
+    let owner = Owner::new();
+    for codec in [Codec::Zstd, Codec::Zlib, Codec::None] {
+        let (key, signer) = (owner.key.as_ref(), owner.signer.as_deref());
+        let header = ImageHeader::new("zeros".into(), 1, SECTOR, 4000, key, signer);
+        let header = header.unwrap().with_codec(codec);
+        let mut sealer = Sealer::new(header, key, owner.signer.clone(), 3).unwrap();
+        let mut first = 0;
+        for (index, (sectors, last)) in (0..).zip([
+            (64, 0),
+            (64, 0),
+            (7, 0),
+            (64, 0),
+            (64, 1),
+            (7, 0),
+            (7, 0),
+            (1, 0),
+        ]) {
+            let region = Region { first, sectors };
+            let span = Span {
+                first,
+                sectors: sectors.into(),
+            };
+            let layout = Layout::new(span, vec![region]);
+            let mut data = vec![0; sectors as usize * SECTOR as usize];
+            *data.last_mut().unwrap() = last;
+            let (mut ours, mut fresh) = (Vec::new(), Vec::new());
+            let sealed = sealer
+                .seal(index, layout.clone(), &data, &mut ours)
+                .unwrap();
+            let mut other = sealer.for_thread().unwrap();
+            assert_eq!(
+                other.seal(index, layout, &data, &mut fresh).unwrap(),
+                sealed
+            );
+            assert!(ours == fresh, "{codec:?}, chunk {index}");
+            first += u64::from(sectors);
+        }
+    }
+}
