@@ -113,6 +113,22 @@ impl InstallArgs {
         }
     }
 
+    /// An option that needs a disk, and so cannot be used if the disk is only written out.
+    pub(crate) fn needs_disk(&self) -> Option<&'static str> {
+        let asked = [
+            (self.dry_run, "--dry-run"),
+            (self.verify, "--verify"),
+            (matches!(self.reuse, Reuse::Always), "--reuse"),
+            (matches!(self.free, Free::Discard), "--free discard"),
+            (
+                self.after.works_on_filesystems(),
+                "what is to be done after the installation",
+            ),
+        ];
+        let found = asked.into_iter().find(|(asked, _)| *asked);
+        found.map(|(_, name)| name)
+    }
+
     /// Whether it is to be found out what a target holds already.
     pub fn looks_at(&self, target: &Target) -> bool {
         match self.reuse {

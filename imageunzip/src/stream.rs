@@ -160,7 +160,7 @@ pub(crate) fn run(
         let message = "is a delta: to standard output it is written from a file, with --base";
         return Err(named(Failure::new(Exit::Usage, message)));
     }
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = cli.install.options(0).threads;
     layers.check(trust, threads, interrupt)?;
     let stream = Stream {
         context: &context,

@@ -91,8 +91,8 @@ impl Cli {
         self.install.after.check()?;
         if self.choice.is_stdout() {
             stream::refuse_terminal()?;
-            if self.install.after.works_on_filesystems() {
-                let message = "on standard output the disk is written as it is in the image: nothing can be done afterwards";
+            if let Some(option) = self.install.needs_disk() {
+                let message = format!("{option}: needs a disk, on standard output there is none");
                 return Err(Failure::new(Exit::Usage, message));
             }
         }

@@ -221,6 +221,8 @@ fn no_image() -> Result<()> {
     to_stdout(&scene.keys, &[], &empty)?.failure(3)?;
     to_stdout(&scene.keys, &[], &scene.disk.path)?.failure(3)?;
     // Nothing can be done with a disk that is not there.
-    to_stdout(&scene.keys, &["--grow"], &scene.image)?.failure(2)?;
+    for option in ["--grow", "--verify", "--dry-run", "--reuse"] {
+        to_stdout(&scene.keys, &[option], &scene.image)?.failure(2)?;
+    }
     Ok(())
 }
