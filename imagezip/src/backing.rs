@@ -44,6 +44,18 @@ impl Backing {
         }
     }
 
+    /// Where the first byte from `offset` on is that does not lie in a hole.
+    pub(crate) fn data_from(&self, offset: u64) -> u64 {
+        let Self::File { file, sparse: true } = self else {
+            return offset;
+        };
+        match seek(file, offset, Whence::SeekData) {
+            Ok(data) => data,
+            Err(Errno::ENXIO) => u64::MAX,
+            Err(_) => offset,
+        }
+    }
+
     /// Fills `buffer` from `offset` on.
     ///
     /// # Errors

@@ -200,7 +200,12 @@ impl Disk {
             let start = self.start + region.first * sector_size;
             let end = start + u64::from(region.sectors) * sector_size;
             let mut at = start;
-            while at < end {
+            loop {
+                // Holes would only fill the memory with zeros.
+                at = self.bytes.data_from(at);
+                if at >= end {
+                    break;
+                }
                 // Linux takes no more than its window for reading ahead from one call.
                 let length = (end - at).min(ANNOUNCED);
                 let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
