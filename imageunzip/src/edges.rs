@@ -41,6 +41,11 @@ impl Edges {
         }
     }
 
+    /// Where the disk ends, in bytes.
+    pub(crate) fn end(&self) -> u64 {
+        self.tail_at.saturating_add(self.tail.len() as u64)
+    }
+
     /// Offset and bytes of both edges. Before anything was kept, they are zeros.
     pub(crate) fn parts(&self) -> [(u64, &[u8]); 2] {
         [(0, &self.head), (self.tail_at, &self.tail)]

@@ -12,6 +12,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use chunkfmt::Layout;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::after::table;
+
 /// Direct reads begin and end at multiples of this, in memory too. No disk has larger sectors.
 const ALIGNMENT: usize = 4096;
 
@@ -27,6 +29,8 @@ pub(crate) struct Readback {
     cached: File,
     /// `None` where it cannot be read past the cache.
     direct: Option<File>,
+    /// What is shown of chunks instead of what is there: offsets and bytes.
+    shown: Vec<(u64, Vec<u8>)>,
 }
 
 /// Memory for direct reads, reused from one to the next.
@@ -67,7 +71,17 @@ impl Readback {
             // What is clean leaves the cache. That a file in memory has no other place is no error.
             let _ = posix_fadvise(&cached, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         }
-        Ok(Self { cached, direct })
+        Ok(Self {
+            cached,
+            direct,
+            shown: Vec::new(),
+        })
+    }
+
+    /// Shows the disk as an image of so many bytes has it, also if its GPT was moved since the disk is larger.
+    pub(crate) fn showing_image(mut self, sector_size: u32, image_bytes: u64) -> Self {
+        self.shown = table::as_imaged(&self.cached, sector_size, image_bytes);
+        self
     }
 
     /// Reads what stands in the regions of a chunk, one after the other, into `data`.
@@ -114,7 +128,11 @@ impl Readback {
             for &(from, to) in &together {
                 let place = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX);
                 let bytes = found.get(place(from)..place(to));
+                let begin = data.len();
                 data.extend_from_slice(bytes.ok_or(ErrorKind::UnexpectedEof)?);
+                if let Some(bytes) = data.get_mut(begin..) {
+                    table::overlay(&self.shown, from, bytes);
+                }
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use uuid::Uuid;
 
 use crate::Error;
-use crate::after::table::Finished;
+use crate::after::table::{self, Finished};
 use crate::candidate::{Candidate, FILE_MAX, Kind, refuse_same_file};
 use crate::discard::discard;
 use crate::edges::Edges;
@@ -79,7 +79,9 @@ impl Target {
 
     /// To read what is on it; `None` if there is nothing yet.
     pub(crate) fn existing(&self) -> Option<io::Result<Readback>> {
-        self.file.as_ref().map(Readback::new)
+        let file = self.file.as_ref()?;
+        let end = self.edges.end();
+        Some(Readback::new(file).map(|disk| disk.showing_image(self.sector_size, end)))
     }
 
     /// Whether an installation of the very image that the target was opened for was interrupted on it.
@@ -104,6 +106,8 @@ impl Target {
             return Ok(());
         };
         let edges = &self.edges;
+        // A GPT that was moved to the end of a larger disk is moved again.
+        let shown = table::as_imaged(file, self.sector_size, edges.end());
         let regions = layouts.into_iter().flat_map(|layout| &layout.regions);
         for region in regions {
             let (start, end) = (region.first * sector_size, region.end() * sector_size);
@@ -117,6 +121,7 @@ impl Target {
                         offset,
                         source,
                     })?;
+                table::overlay(&shown, offset, &mut bytes);
                 self.retained.push((offset, bytes));
             }
         }

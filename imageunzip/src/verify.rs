@@ -171,6 +171,7 @@ impl Cli {
             bytes.fetch_add(count, Ordering::Relaxed);
         };
         let disk = Readback::new(&disk).map_err(input)?;
+        let disk = disk.showing_image(header.sector_size, header.disk_bytes());
         let comparison = Comparison {
             disk: &disk,
             context: &context,

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use e2e::background::Background;
 use e2e::class::{Class, GROUP};
-use e2e::command::{LIMIT, Outcome, must, run, system};
+use e2e::command::{LIMIT, Outcome, must, run, system, tool};
 use e2e::disk::{Recipe, Table};
 use e2e::events;
 use e2e::ext::Mount;
@@ -191,6 +191,45 @@ fn ext_grows_with_the_last_partition_of_every_table() -> Result<()> {
         );
         scene.disk.ext.on(&target).holds(&scene.disk.content)?;
     }
+    Ok(())
+}
+
+/// The moved GPT is no difference: neither to a comparison, nor to a delta that is installed on the disk alone.
+#[test]
+fn a_larger_disk_still_holds_its_image() -> Result<()> {
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let keys = &scene.keys;
+    let target = scene.used_disk_of("target", scene.disk.bytes + 5 * MIB)?;
+    unzip(&scene, &target, &[])?.success()?;
+    let same = |image: &Path| {
+        let mut dump = tool("imagedump")?;
+        dump.arg("--against").arg(&target).arg("--trust");
+        dump.arg(&keys.public).arg("--key").arg(&keys.content);
+        dump.arg(image);
+        run(dump)
+    };
+    same(&scene.image)?.success()?;
+
+    let (newer, delta) = (scene.path("newer"), scene.path("delta.frz"));
+    fs::copy(&scene.disk.path, &newer)?;
+    let ext = scene.disk.ext.on(&newer);
+    let file = scene.path("file");
+    fs::write(&file, vec![7; 100_000])?;
+    let line = format!("write {} /new-file", file.display());
+    must("debugfs", ["-w", "-R", &line, &ext.name()])?;
+    let mut zip = keys.imagezip()?;
+    zip.arg("--base").arg(&scene.image).arg(&newer).arg(&delta);
+    run(zip)?.success()?;
+    ensure!(same(&delta)?.code() == Some(4));
+    keys.unzip(&delta, &target)?;
+    same(&delta)?.success()?;
+    is_sound(&target)?;
+    scene.disk.ext.on(&target).check()?;
+    let list = must(
+        "debugfs",
+        ["-R", "ls -p /", &scene.disk.ext.on(&target).name()],
+    )?;
+    ensure!(list.contains("/new-file/"), "{list}");
     Ok(())
 }
 

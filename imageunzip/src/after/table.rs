@@ -1,13 +1,14 @@
 //! The partition table of the image, on a disk that is not the imaged one: changed before the boot sectors are written.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 use diskmap::ReadAt;
-use diskmap::edit::Edited;
+use diskmap::edit::{Edit, Edited};
 use frisbee_cli::units;
 
+use super::volume::Disk;
 use super::{AfterArgs, Log};
 use crate::edges::Edges;
 
@@ -34,6 +35,53 @@ impl ReadAt for Finished<'_> {
         }
         self.edges.fill(offset, buf);
         Ok(())
+    }
+}
+
+/// What of a disk was changed for its size when an image of so many bytes was installed on it: offsets, and the bytes as
+/// they are in the image. Nothing if nothing was, or if that cannot be told.
+pub(crate) fn as_imaged(file: &File, sector_size: u32, image_bytes: u64) -> Vec<(u64, Vec<u8>)> {
+    changed_back(file, sector_size, image_bytes).unwrap_or_default()
+}
+
+fn changed_back(
+    mut file: &File,
+    sector_size: u32,
+    image_bytes: u64,
+) -> io::Result<Vec<(u64, Vec<u8>)>> {
+    let bytes = file.seek(SeekFrom::End(0))?;
+    let size = u64::from(sector_size);
+    let disk = Disk {
+        file: file.try_clone()?,
+        bytes: bytes - bytes % size,
+    };
+    if disk.bytes <= image_bytes {
+        return Ok(Vec::new());
+    }
+    let back = Edit {
+        target_sectors: image_bytes / size,
+        resize: true,
+        ..Edit::default()
+    };
+    let edited = diskmap::edit::edit(&disk, sector_size, &back).map_err(io::Error::other)?;
+    let mut writes = edited.writes;
+    writes.retain(|(offset, bytes)| offset + bytes.len() as u64 <= image_bytes);
+    Ok(writes)
+}
+
+/// Puts what [`as_imaged`] has found over bytes that were read at `offset`.
+pub(crate) fn overlay(patches: &[(u64, Vec<u8>)], offset: u64, bytes: &mut [u8]) {
+    let end = offset + bytes.len() as u64;
+    for (at, patch) in patches {
+        let from = offset.max(*at);
+        let to = end.min(at + patch.len() as u64);
+        let place = |base: u64, at: u64| usize::try_from(at - base).unwrap_or(usize::MAX);
+        if from < to
+            && let Some(over) = bytes.get_mut(place(offset, from)..place(offset, to))
+            && let Some(patch) = patch.get(place(*at, from)..place(*at, to))
+        {
+            over.copy_from_slice(patch);
+        }
     }
 }
 
