@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use common::overwrite::scratch;
 use common::{
     FileSource, check, free, has_tool, is_root, is_subset, map, map_strict, run, skip, sparse,
 };
@@ -295,17 +296,14 @@ impl Dump {
 /// Blocks in use, in bytes, by partclone.
 fn partclone_used(image: &Path) -> u64 {
     let log = image.with_extension("log");
-    let copy = image.with_extension("pc");
     run(
         &format!(
-            "partclone.btrfs -c -q -s {} -o {} -L {}",
+            "partclone.btrfs -c -q -s {} -o /dev/null -F -L {}",
             image.display(),
-            copy.display(),
             log.display()
         ),
         "",
     );
-    std::fs::remove_file(&copy).unwrap();
     let log = std::fs::read_to_string(log).unwrap();
     let field = |name: &str| {
         let line = log.lines().find(|line| line.starts_with(name)).unwrap();
@@ -409,7 +407,7 @@ fn variant(mib: u64, mkfs: &str, mount: &str) {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     make(&image, mib, mkfs);
     compare(&image);
@@ -453,7 +451,7 @@ fn aged() {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     make(&image, 500, "");
     {
@@ -512,7 +510,7 @@ fn another_metadata_uuid() {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     make(&image, 300, "");
     run(&format!("btrfstune -m {}", image.display()), "");
@@ -524,7 +522,7 @@ fn block_group_tree() {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     make(&image, 300, "");
     let fresh = dump(&image);
@@ -554,7 +552,7 @@ fn converted_from_ext4() {
     if !have_all() || !has_tool("btrfs-convert") {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     common::make_ext(&image, 400 << 20, "-t ext4 -b 4096");
     run(&format!("btrfs-convert -L {}", image.display()), "");
@@ -577,7 +575,7 @@ fn simple_quota() {
     if !have_all() || !has_tool("perl") {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     make(&image, 300, "");
     {
@@ -610,7 +608,7 @@ fn fifteen_tebibytes() {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     make(&image, 15 << 20, "");
     compare(&image);
@@ -635,7 +633,7 @@ fn data_that_is_only_in_the_log_tree() {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     let crashed = directory.path().join("crashed");
     make(&image, 300, "");
@@ -661,7 +659,7 @@ fn what_spans_devices_is_raw() {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     for options in ["-d single -m raid1", "-d raid0 -m raid1"] {
         let images = ["one", "two"].map(|name| directory.path().join(name));
         images.iter().for_each(|image| sparse(image, 300 << 20));
@@ -701,7 +699,7 @@ fn damage_makes_it_raw() {
     if !have_all() {
         return;
     }
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let image = directory.path().join("disk");
     for options in ["-n 4096", "--csum xxhash"] {
         make(&image, 300, options);

@@ -1,24 +1,16 @@
-//! A disk with bad sectors: a file that a user-space filesystem shows with read errors in it.
+//! Disks with faults: sectors that cannot be read or written, no room, flushes that fail, cables that come off.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
-use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation,
-    INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEntry, Request,
-};
+use anyhow::Result;
 
-const NAME: &str = "disk";
-const DISK: INodeNo = INodeNo(2);
-/// The kernel may keep what it knows.
-const FOREVER: Duration = Duration::from_secs(1 << 20);
+use crate::fuse_disk::{Errno, FuseDisk, Medium};
 
 /// Bytes that cannot be read.
 #[derive(Clone, Debug)]
@@ -29,13 +21,11 @@ pub struct Fault {
     pub times: Option<u32>,
 }
 
-/// The mounted disk; unmounted when dropped.
-pub struct FaultDisk {
-    path: PathBuf,
-    _session: BackgroundSession,
-}
+/// A disk with read errors.
+pub type FaultDisk = FuseDisk<Faulty>;
 
-struct Shown {
+/// What [`FaultDisk`] shows: a file with errors in it.
+pub struct Faulty {
     file: File,
     size: u64,
     faults: Vec<Fault>,
@@ -43,37 +33,21 @@ struct Shown {
     struck: Mutex<BTreeMap<usize, u32>>,
 }
 
-impl FaultDisk {
-    /// Shows `file` as `disk` in the new directory `mount`, with read errors.
+impl Faulty {
+    /// A disk with the content of `file`.
     ///
     /// # Errors
-    /// If it cannot be mounted: it takes root and `/dev/fuse`.
-    pub fn show(file: &Path, mount: &Path, faults: Vec<Fault>) -> Result<Self> {
-        fs::create_dir_all(mount)?;
+    /// If that cannot be opened.
+    pub fn new(file: &Path, faults: Vec<Fault>) -> Result<Self> {
         let file = File::open(file)?;
-        let shown = Shown {
+        Ok(Self {
             size: file.metadata()?.len(),
             file,
             faults,
             struck: Mutex::default(),
-        };
-        let mut config = Config::default();
-        config.mount_options = vec![MountOption::RO, MountOption::FSName("fault-disk".into())];
-        let session = fuser::spawn_mount(shown, mount, &config)
-            .with_context(|| format!("{}: cannot be mounted", mount.display()))?;
-        Ok(Self {
-            path: mount.join(NAME),
-            _session: session,
         })
     }
 
-    /// The disk.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Shown {
     fn fails(&self, offset: u64, size: u64) -> bool {
         let mut struck = self.struck.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fails = false;
@@ -88,68 +62,103 @@ impl Shown {
         }
         fails
     }
+}
 
-    fn attributes(&self, inode: INodeNo) -> FileAttr {
-        let is_disk = inode == DISK;
-        FileAttr {
-            ino: inode,
-            size: if is_disk { self.size } else { 0 },
-            blocks: self.size.div_ceil(512),
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: match is_disk {
-                true => FileType::RegularFile,
-                false => FileType::Directory,
-            },
-            perm: 0o555,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            flags: 0,
-            blksize: 512,
+impl Medium for Faulty {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        match self.fails(offset, bytes.len() as u64) {
+            true => Err(Errno::EIO),
+            false => Ok(self.file.read_exact_at(bytes, offset)?),
         }
     }
 }
 
-impl Filesystem for Shown {
-    fn lookup(&self, _request: &Request, _parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if name == NAME {
-            reply.entry(&FOREVER, &self.attributes(DISK), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
+/// How writing to a disk goes wrong.
+#[derive(Clone, Debug)]
+pub enum WriteFault {
+    /// These bytes cannot be written.
+    Bad(Range<u64>),
+    /// There is no room from here on.
+    Full(u64),
+    /// Flushing fails, from the flush with this number on, the first being 0.
+    Flush(u64),
+    /// It is gone after this many reads, writes and flushes, and everything fails in this way.
+    Gone(u64, Errno),
+    /// Never more than this many bytes are written at once; nothing fails.
+    Short(usize),
+}
+
+/// A writable disk with a fault; what it shows is a file.
+pub struct FaultyTarget {
+    file: File,
+    size: u64,
+    fault: WriteFault,
+    accesses: AtomicU64,
+    flushes: AtomicU64,
+}
+
+impl FaultyTarget {
+    /// A disk with the content of `file`, which takes what is written.
+    ///
+    /// # Errors
+    /// If that cannot be opened.
+    pub fn new(file: &Path, fault: WriteFault) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(file)?;
+        Ok(Self {
+            size: file.metadata()?.len(),
+            file,
+            fault,
+            accesses: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
+        })
+    }
+
+    fn access(&self) -> Result<(), Errno> {
+        let number = self.accesses.fetch_add(1, Ordering::Relaxed);
+        match self.fault {
+            WriteFault::Gone(after, error) if number >= after => Err(error),
+            _ => Ok(()),
         }
     }
+}
 
-    fn getattr(
-        &self,
-        _request: &Request,
-        inode: INodeNo,
-        _handle: Option<FileHandle>,
-        reply: ReplyAttr,
-    ) {
-        reply.attr(&FOREVER, &self.attributes(inode));
+impl Medium for FaultyTarget {
+    fn size(&self) -> u64 {
+        self.size
     }
 
-    fn read(
-        &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _owner: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let size = u64::from(size).min(self.size.saturating_sub(offset));
-        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-        if self.fails(offset, size) || self.file.read_exact_at(&mut bytes, offset).is_err() {
-            reply.error(Errno::EIO);
-        } else {
-            reply.data(&bytes);
+    fn is_writable(&self) -> bool {
+        true
+    }
+
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        self.access()?;
+        Ok(self.file.read_exact_at(bytes, offset)?)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
+        self.access()?;
+        let end = offset + bytes.len() as u64;
+        let bytes = match &self.fault {
+            WriteFault::Bad(bad) if offset < bad.end && bad.start < end => return Err(Errno::EIO),
+            WriteFault::Full(from) if end > *from => return Err(Errno::ENOSPC),
+            WriteFault::Short(most) => &bytes[..bytes.len().min(*most)],
+            _ => bytes,
+        };
+        self.file.write_all_at(bytes, offset)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        self.access()?;
+        let number = self.flushes.fetch_add(1, Ordering::Relaxed);
+        match self.fault {
+            WriteFault::Flush(first) if number >= first => Err(Errno::EIO),
+            _ => Ok(()),
         }
     }
 }

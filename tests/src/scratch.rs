@@ -4,9 +4,13 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 use crate::command::profile_directory;
+
+/// Bytes that must be free in memory, so that it is used for disks.
+const MEMORY_MIN: u64 = 6 << 30;
 
 /// `target/tmp/e2e`, on the disk of the checkout.
 fn base() -> Result<PathBuf> {
@@ -43,6 +47,24 @@ pub(crate) fn is_gone(process: &str) -> bool {
 /// If it cannot be made.
 pub fn directory() -> Result<TempDir> {
     let base = base()?;
+    sweep(&base);
+    let prefix = format!("run-{}-", std::process::id());
+    Ok(tempfile::Builder::new().prefix(&prefix).tempdir_in(base)?)
+}
+
+/// As [`directory`], in memory if there is much of it: for what writes through to a disk again and again.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn in_memory() -> Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    let free = statvfs(memory).map_or(0, |room| room.blocks_available() * room.fragment_size());
+    if free < MEMORY_MIN {
+        return directory();
+    }
+    // Ends as the other one does, so that loop devices of killed tests are found.
+    let base = memory.join("frisbee/tmp/e2e");
+    fs::create_dir_all(&base)?;
     sweep(&base);
     let prefix = format!("run-{}-", std::process::id());
     Ok(tempfile::Builder::new().prefix(&prefix).tempdir_in(base)?)

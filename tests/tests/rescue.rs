@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use e2e::command::{Outcome, run};
 use e2e::disk::{Recipe, Table};
 use e2e::events;
-use e2e::fault_disk::{Fault, FaultDisk};
+use e2e::fault_disk::{Fault, FaultDisk, Faulty};
 use e2e::need::{self, Need};
 use e2e::ranges;
 use e2e::scene::Scene;
@@ -75,7 +75,10 @@ fn bad_sectors() -> Result<()> {
         bytes: bytes.clone(),
         times: None,
     });
-    let source = FaultDisk::show(&scene.disk.path, &scene.path("faulty"), faults.collect())?;
+    let source = FaultDisk::show(
+        Faulty::new(&scene.disk.path, faults.collect())?,
+        &scene.path("faulty"),
+    )?;
     let image = scene.path("rescued.frz");
 
     let refused = zip(&scene, &[], source.path(), &image)?;
@@ -121,7 +124,10 @@ fn sectors_that_can_be_read_at_the_third_time() -> Result<()> {
         // The long read, the one of 64 KiB, and two of the sector.
         times: Some(4),
     });
-    let source = FaultDisk::show(&scene.disk.path, &scene.path("faulty"), faults.collect())?;
+    let source = FaultDisk::show(
+        Faulty::new(&scene.disk.path, faults.collect())?,
+        &scene.path("faulty"),
+    )?;
     let image = scene.path("rescued.frz");
     let outcome = zip(&scene, &["--rescue"], source.path(), &image)?.success()?;
     ensure!(!outcome.stderr.contains("could not be read"), "{outcome}");
@@ -146,7 +152,10 @@ fn unreadable_structures() -> Result<()> {
         bytes: bad.clone(),
         times: None,
     };
-    let source = FaultDisk::show(&scene.disk.path, &scene.path("faulty"), vec![fault])?;
+    let source = FaultDisk::show(
+        Faulty::new(&scene.disk.path, vec![fault])?,
+        &scene.path("faulty"),
+    )?;
     let image = scene.path("rescued.frz");
     zip(&scene, &[], source.path(), &image)?.failure(7)?;
     zip(&scene, &["--rescue", "--strict"], source.path(), &image)?.failure(3)?;
