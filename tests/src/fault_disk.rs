@@ -117,6 +117,11 @@ impl FaultyTarget {
         })
     }
 
+    /// Flushes up to now.
+    pub fn flushes(&self) -> u64 {
+        self.flushes.load(Ordering::Relaxed)
+    }
+
     fn access(&self) -> Result<(), Errno> {
         let number = self.accesses.fetch_add(1, Ordering::Relaxed);
         match self.fault {

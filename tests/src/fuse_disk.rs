@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, FileAttr, FileHandle, FileType, Filesystem,
     FopenFlags, Generation, INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
+use nix::mount::{MntFlags, umount2};
 
 pub use fuser::Errno;
 
@@ -86,6 +87,19 @@ impl<M: Medium> FuseDisk<M> {
     /// The disk.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Pulls it out: what is open, and what is under way, fails from now on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn pull_out(&self) -> Result<()> {
+        let mount = self.path.parent().context("no mount point")?;
+        // The first ends the connection, also if something keeps the mount from going.
+        let _ = umount2(mount, MntFlags::MNT_FORCE);
+        let _ = umount2(mount, MntFlags::MNT_DETACH);
+        ensure!(!self.path.exists(), "{} is there", self.path.display());
+        Ok(())
     }
 
     /// What it does.

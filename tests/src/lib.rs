@@ -8,6 +8,7 @@
 pub mod anatomy;
 pub mod background;
 pub mod canary;
+pub mod cgroup;
 pub mod class;
 pub mod command;
 pub mod crash_disk;
