@@ -430,6 +430,15 @@ impl Disk {
         Ok(())
     }
 
+    /// What was written of the edges may be on the disk though the device says that it is not: then it would boot.
+    fn wipe_edges(&self) {
+        for (offset, bytes) in self.edges.last_writes().into_iter().rev() {
+            // The device fails already: that this may fail as well is no news.
+            let _ = self.write(offset, &vec![0; bytes.len()]);
+        }
+        let _ = self.flush();
+    }
+
     /// Completes the installation: everything is flushed, then the edges are written and flushed, the boot sectors
     /// last. `end` is where the image's last sector ends, `short_end` where its data do, if that is before.
     /// What lies behind it on a larger target is `free` as well. With `verify` the edges are read back. Returns what has
@@ -447,8 +456,8 @@ impl Disk {
         let edited = self.change_table(end)?;
         self.flush()?;
         for (offset, bytes) in self.edges.last_writes() {
-            self.write(offset, bytes)?;
-            self.flush()?;
+            let written = self.write(offset, bytes).and_then(|()| self.flush());
+            written.inspect_err(|_| self.wipe_edges())?;
         }
         if verify {
             self.verify_edges()?;
@@ -459,8 +468,8 @@ impl Disk {
             false => self.size,
         };
         if let Some(length) = length.filter(|_| self.kind != Kind::Device) {
-            self.set_length(length)?;
-            self.flush()?;
+            let cut = self.set_length(length).and_then(|()| self.flush());
+            cut.inspect_err(|_| self.wipe_edges())?;
         }
         self.remove = None;
         Ok(edited)
