@@ -356,7 +356,7 @@ impl Disk {
         }
     }
 
-    /// Reads back the edges, which were written last. If they are wrong, the disk is made unbootable again.
+    /// Reads back the edges, which were written last.
     fn verify_edges(&self) -> Result<(), Error> {
         let mut room = Room::default();
         for (offset, edge) in self.edges.parts() {
@@ -372,9 +372,6 @@ impl Disk {
                     source,
                 },
             };
-            let boot = self.edges.last_writes()[2].1.len();
-            // The device fails already: that this may fail as well is no news.
-            let _ = self.write(0, &vec![0; boot]).and_then(|()| self.flush());
             return Err(wrong);
         }
         Ok(())
@@ -432,7 +429,9 @@ impl Disk {
 
     /// What was written of the edges may be on the disk though the device says that it is not: then it would boot.
     fn wipe_edges(&self) {
-        for (offset, bytes) in self.edges.last_writes().into_iter().rev() {
+        let whole = self.size.map(Edges::new);
+        let whole = whole.iter().flat_map(Edges::parts);
+        for (offset, bytes) in self.edges.parts().into_iter().chain(whole) {
             // The device fails already: that this may fail as well is no news.
             let _ = self.write(offset, &vec![0; bytes.len()]);
         }
@@ -460,7 +459,8 @@ impl Disk {
             written.inspect_err(|_| self.wipe_edges())?;
         }
         if verify {
-            self.verify_edges()?;
+            let verified = self.verify_edges();
+            verified.inspect_err(|_| self.wipe_edges())?;
         }
         // Whole sectors were written, of which the last may not be full.
         let length = match self.takes_length {

@@ -28,11 +28,17 @@ struct State {
     accesses: usize,
     /// The power goes before the access with this number.
     power: Option<usize>,
+    /// It was asked for something when the power had gone.
+    is_off: bool,
 }
 
 impl State {
-    fn is_off(&self) -> bool {
-        self.power.is_some_and(|power| self.accesses >= power)
+    fn check_power(&mut self) -> Result<(), Errno> {
+        if self.power.is_some_and(|power| self.accesses >= power) {
+            self.is_off = true;
+            return Err(Errno::EIO);
+        }
+        Ok(())
     }
 }
 
@@ -45,6 +51,7 @@ impl Cache {
             pending: Vec::new(),
             accesses: 0,
             power,
+            is_off: false,
         }))
     }
 
@@ -57,9 +64,9 @@ impl Cache {
         self.state().accesses
     }
 
-    /// Whether the power has gone.
+    /// Whether the power went too early for somebody.
     pub fn is_off(&self) -> bool {
-        self.state().is_off()
+        self.state().is_off
     }
 
     /// What is on the disk after a power cut: of the writes since the last flush some are complete, some are missing, of
@@ -98,10 +105,8 @@ impl Medium for Cache {
     }
 
     fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
-        let state = self.state();
-        if state.is_off() {
-            return Err(Errno::EIO);
-        }
+        let mut state = self.state();
+        state.check_power()?;
         let at = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
         bytes.copy_from_slice(&state.shown[at..at + bytes.len()]);
         Ok(())
@@ -109,9 +114,7 @@ impl Medium for Cache {
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<usize, Errno> {
         let mut state = self.state();
-        if state.is_off() {
-            return Err(Errno::EIO);
-        }
+        state.check_power()?;
         state.accesses += 1;
         let at = usize::try_from(offset).map_err(|_| Errno::EINVAL)?;
         let end = at + bytes.len();
@@ -123,9 +126,7 @@ impl Medium for Cache {
 
     fn flush(&self) -> Result<(), Errno> {
         let mut state = self.state();
-        if state.is_off() {
-            return Err(Errno::EIO);
-        }
+        state.check_power()?;
         state.accesses += 1;
         for (at, bytes) in std::mem::take(&mut state.pending) {
             state.durable[at..at + bytes.len()].copy_from_slice(&bytes);
@@ -192,9 +193,9 @@ mod tests {
         let cache = Cache::new(vec![0; SECTOR], Some(2));
         cache.write(0, &[1; SECTOR])?;
         cache.flush()?;
-        assert!(cache.is_off());
+        assert!(!cache.is_off());
         assert!(cache.write(0, &[2; SECTOR]).is_err() && cache.flush().is_err());
-        assert!(cache.read(0, &mut [0; SECTOR]).is_err());
+        assert!(cache.read(0, &mut [0; SECTOR]).is_err() && cache.is_off());
         assert_eq!(cache.after_power_cut(&mut Rng::with_seed(0)), [1; SECTOR]);
         Ok(())
     }
