@@ -59,10 +59,10 @@ fn imaging_and_installing() -> Result<()> {
     zip.args(["--threads", "16"]);
     zip.arg(&scene.disk.path).arg(scene.path("again.frz"));
     within(USUAL, &zip)?;
-    let mut unzip = scene.imageunzip(&scene.used_disk("used")?)?;
+    let mut unzip = scene.imageunzip(&scene.path("new"))?;
     unzip.args(["--threads", "16"]);
     within(USUAL, &unzip)?;
-    scene.installed_on(&scene.path("used"))
+    scene.installed_on(&scene.path("new"))
 }
 
 /// A node with 512 MB, of which the system has a part: the disk is larger than the memory, the page cache included.
@@ -74,7 +74,8 @@ fn a_small_node() -> Result<()> {
     let scene = Scene::new(&RECIPE)?;
     let class = Class::new(1)?;
     let server = class.serve(&scene, "400M")?;
-    let target = scene.used_disk("target")?;
+    // A new file: the pages of an old one would not count as this group's.
+    let target = scene.path("target");
     let client = scene.client(&target, GROUP, INTERFACE)?;
     let client = class.clients[0].netns.command(&client)?;
     let group = Cgroup::new(300).context("no control group")?;
