@@ -54,6 +54,7 @@ impl Image {
             None => Format::Frz {
                 context: Arc::clone(&self.context),
                 bases: bases.iter().map(|base| Arc::clone(&base.context)).collect(),
+                part: None,
             },
         }
     }

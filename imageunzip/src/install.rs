@@ -1,6 +1,7 @@
 //! The pipeline: chunks in, verified data on the disk.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -99,6 +100,8 @@ pub enum Format {
         context: Arc<Context>,
         /// Open the chunks that a delta leaves out, the nearest base first.
         bases: Vec<Arc<Context>>,
+        /// The sectors of the imaged disk that the target gets; `None` for all.
+        part: Option<Range<u64>>,
     },
     /// Chunks of an Emulab image.
     Ndz(Arc<Legacy>),
@@ -110,16 +113,22 @@ impl Format {
         Self::Frz {
             context: Arc::clone(context),
             bases: Vec::new(),
+            part: None,
         }
     }
 
     fn opener(&self) -> Result<ChunkOpener, FormatError> {
         let opener = |context: &Arc<Context>| Opener::new(Arc::clone(context));
         Ok(match self {
-            Self::Frz { context, bases } => ChunkOpener::Frz {
+            Self::Frz {
+                context,
+                bases,
+                part,
+            } => ChunkOpener::Frz {
                 context: Arc::clone(context),
                 own: Box::new(opener(context)?),
                 bases: bases.iter().map(opener).collect::<Result<_, _>>()?,
+                part: part.clone(),
             },
             Self::Ndz(legacy) => ChunkOpener::Ndz(Arc::clone(legacy)),
         })
@@ -131,6 +140,13 @@ impl Format {
 pub enum Expected<'a> {
     /// The chunks that a manifest names.
     Manifest(Cow<'a, [ChunkEntry]>),
+    /// Of the chunks that a manifest names, those that are needed.
+    Part {
+        /// What the manifest says.
+        entries: Vec<ChunkEntry>,
+        /// Which of them.
+        needed: Vec<bool>,
+    },
     /// The chunks with these roots: those of an Emulab image that was checked before it was read again.
     Checked(Vec<Cv>),
     /// So many chunks. Nothing tells more of an Emulab image that came through a pipe.
@@ -142,25 +158,37 @@ impl Expected<'_> {
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         match self {
             Self::Manifest(entries) => count(entries.len()),
+            Self::Part { entries, .. } => count(entries.len()),
             Self::Checked(roots) => count(roots.len()),
             Self::Count(chunks) => *chunks,
+        }
+    }
+
+    /// Whether the disk is incomplete without this chunk.
+    fn needs(&self, index: u32) -> bool {
+        let place = usize::try_from(index).ok();
+        match self {
+            Self::Part { needed, .. } => place.and_then(|place| needed.get(place)) != Some(&false),
+            _ => true,
         }
     }
 
     /// Checks the root of a chunk that has come.
     fn check(&self, index: u32, root: Cv) -> Result<(), Error> {
         let place = usize::try_from(index).ok();
-        match self {
-            Self::Manifest(entries) => {
-                let entry = place.and_then(|place| entries.get(place));
-                match entry.is_some_and(|entry| entry.root == root) {
-                    true => Ok(()),
-                    false => {
-                        let part = Part::Chunk(index);
-                        Err(FormatError::NotInManifest { part }.into())
-                    }
+        let named = |entries: &[ChunkEntry]| {
+            let entry = place.and_then(|place| entries.get(place));
+            match entry.is_some_and(|entry| entry.root == root) {
+                true => Ok(()),
+                false => {
+                    let part = Part::Chunk(index);
+                    Err(FormatError::NotInManifest { part }.into())
                 }
             }
+        };
+        match self {
+            Self::Manifest(entries) => named(entries),
+            Self::Part { entries, .. } => named(entries),
             Self::Checked(roots) => match place.and_then(|place| roots.get(place)) == Some(&root) {
                 true => Ok(()),
                 false => Err(Error::Changed { chunk: index }),
@@ -352,7 +380,7 @@ impl Installer {
         let mut missing = 0;
         for index in 0..chunks {
             match written.proof(index) {
-                None => missing += 1,
+                None => missing += u32::from(expected.needs(index)),
                 Some(Proof::Root(root)) => expected.check(index, root)?,
                 Some(Proof::PlainHash | Proof::OnDisk) => {}
             }

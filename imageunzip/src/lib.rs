@@ -20,6 +20,7 @@ mod legacy;
 mod marker;
 mod open;
 mod options;
+mod part;
 mod readback;
 mod report;
 mod run;

@@ -1,5 +1,6 @@
 //! The middle stage of the pipeline: threads that verify, decrypt, decompress and relocate.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +14,7 @@ use crate::Error;
 use crate::contents::Origin;
 use crate::install::{Event, Observer};
 use crate::legacy::Legacy;
+use crate::part::clip;
 
 /// Sectors that relocations are about.
 const SECTOR: u64 = relocation::SECTOR_SIZE as u64;
@@ -86,6 +88,8 @@ pub(crate) enum ChunkOpener {
         context: Arc<Context>,
         own: Box<Opener>,
         bases: Vec<Opener>,
+        /// The sectors that are wanted of the disk; `None` for all.
+        part: Option<Range<u64>>,
     },
     Ndz(Arc<Legacy>),
 }
@@ -159,7 +163,11 @@ impl OpenStage {
     fn open(&mut self, job: &mut Job, opened: &mut Opened) -> Result<Option<Proof>, Error> {
         let part = Part::Chunk(job.index);
         let window = self.window;
-        let sectors = window.bytes / u64::from(window.sector_size);
+        let sectors = match &self.opener {
+            // What of a chunk is inside is found out when it is open.
+            ChunkOpener::Frz { part: Some(_), .. } => u64::MAX,
+            _ => window.bytes / u64::from(window.sector_size),
+        };
         let (layout, data) = (&mut opened.layout, &mut opened.data);
         let proof = match (&mut self.opener, &mut job.source) {
             (_, Source::Kept(kept)) => {
@@ -189,6 +197,12 @@ impl OpenStage {
                 return Err(FormatError::Foreign { part, field }.into());
             }
         };
+        if let ChunkOpener::Frz {
+            part: Some(range), ..
+        } = &self.opener
+        {
+            clip(layout, data, range, window.sector_size);
+        }
         let applied = relocate(part, layout, data, &window)?;
         opened.short_end = applied.final_length;
         self.tell_unknown(job.index, &applied.unknown);

@@ -129,6 +129,11 @@ impl InstallArgs {
         found.map(|(_, name)| name)
     }
 
+    /// Whether every target is to be compared with the image.
+    pub(crate) fn compares_always(&self) -> bool {
+        self.reuse == Reuse::Always
+    }
+
     /// Whether it is to be found out what a target holds already.
     pub fn looks_at(&self, target: &Target) -> bool {
         match self.reuse {

@@ -10,7 +10,7 @@ use chunkfmt::{Context, Error, ImageIndex, ImageReader, Next, Trust};
 use clap::Parser;
 use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions, Wanted};
 use frisbee_cli::progress::Events;
-use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, units};
+use frisbee_cli::{Exit, Failure, Interrupt, confirm, exit, say, units};
 use serde_json::json;
 
 use crate::choice::TargetArgs;
@@ -19,7 +19,7 @@ use crate::layers::{Base, Layers};
 use crate::options::InstallArgs;
 use crate::run::{Feed, Installation, Title};
 use crate::source::{Source, check_file, read_all};
-use crate::{Expected, Format, Target, legacy, stream};
+use crate::{Expected, Format, Target, legacy, part, stream};
 
 const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz /dev/sdb
@@ -30,6 +30,7 @@ const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key --base golden.frz update.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key update.frz /dev/sdb
   imageunzip --trust owner.pub --key content.key --yes --disk nvme,smallest golden.frz
+  imageunzip --trust owner.pub --key content.key --partition 2 golden.frz /dev/sdb2
   imageunzip --allow-legacy --allow-unsigned old.ndz /dev/sdb
 
 The seventh installs a delta on a disk that holds its base, which is verified first.
@@ -55,6 +56,9 @@ pub struct Cli {
     /// For a delta: the image that it is relative to; repeated for a delta of a delta [default: what the target holds]
     #[arg(short, long, value_name = "IMAGE")]
     pub(crate) base: Vec<PathBuf>,
+    /// Install partition N of an image file alone, onto a partition or into a file
+    #[arg(long, value_name = "N", conflicts_with = "base")]
+    partition: Option<u32>,
     #[command(flatten)]
     pub(crate) install: InstallArgs,
     /// Print JSON events to stdout (to stderr if the disk goes to stdout)
@@ -89,6 +93,17 @@ impl Cli {
         }
         self.target = self.choice.choose("imageunzip")?;
         self.install.after.check()?;
+        let refuse = |message: &str| Err(Failure::new(Exit::Usage, message));
+        if self.partition.is_some() {
+            if self.choice.is_stdout() {
+                return refuse("--partition: standard output gets whole disks: name a file");
+            }
+            if self.install.compares_always() {
+                return refuse(
+                    "--reuse: what a target holds of a single partition is not found out",
+                );
+            }
+        }
         if self.choice.is_stdout() {
             stream::refuse_terminal()?;
             if let Some(option) = self.install.needs_disk() {
@@ -104,6 +119,10 @@ impl Cli {
         // What a signal makes fail is not the failure to tell.
         let untouched = |failure| interrupt.check(UNTOUCHED).err().unwrap_or(failure);
         if source.is_legacy(&interrupt).map_err(untouched)? {
+            if self.partition.is_some() {
+                let message = "is an Emulab image, of which --partition knows nothing";
+                return Err(Failure::new(Exit::Usage, message).context(source.name()));
+            }
             if self.choice.is_stdout() {
                 let message =
                     "is an Emulab image, which is not written to standard output: name a file";
@@ -112,6 +131,9 @@ impl Cli {
             return legacy::install::run(self, &source, &keys, &interrupt);
         }
         let trust = self.trust.load()?;
+        if let Some(number) = self.partition {
+            return part::run(self, &source, number, &trust, &keys, &interrupt);
+        }
         if self.choice.is_stdout() {
             return stream::run(self, &source, &trust, &keys, &interrupt);
         }
@@ -163,6 +185,12 @@ impl Cli {
                     threads: options.threads,
                 };
                 let reuse = self.install.looks_at(&target);
+                if reuse && !self.json {
+                    say(&format!(
+                        "imageunzip: comparing {} with the image",
+                        self.target.display()
+                    ));
+                }
                 let held = contents
                     .find_on(&mut target, &image, reuse, interrupt, &|_| {})
                     .map_err(named)?;
@@ -286,6 +314,7 @@ impl<R: Read> Prepared<'_, R> {
             format: Format::Frz {
                 context: Arc::clone(&context),
                 bases: layers.contexts(),
+                part: None,
             },
             target,
             total,
