@@ -256,7 +256,7 @@ impl Cli {
             .map(|(index, _)| index)
             .filter(|&index| !held.has(index))
             .collect();
-        if let (Some(own), true) = (releases.first(), held.count > 0) {
+        if let Some(own) = releases.first() {
             own.only(needed.clone());
         }
         for (layer, releases) in releases.iter().skip(1).enumerate() {

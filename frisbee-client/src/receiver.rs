@@ -83,7 +83,7 @@ impl Releases {
         let _ = self.0.send(Control::Release(index));
     }
 
-    /// Only these chunks, sorted, need to be received.
+    /// These chunks, sorted, and no others are to be received. Before this nothing is asked for but the manifest.
     pub(crate) fn only(&self, chunks: Vec<u32>) {
         let _ = self.0.send(Control::Only(chunks));
     }
@@ -115,6 +115,8 @@ impl Receiver {
         let now = Instant::now();
         let config = ClientConfig {
             credit_blocks: options.credit_blocks,
+            // The main thread may find on the disk what need not be asked for.
+            hold: true,
             seed,
             ..ClientConfig::default()
         };
@@ -127,6 +129,7 @@ impl Receiver {
             client: Client::new(now, config, gate),
             messages,
             controls,
+            held: true,
             delivered: 0,
             patience: Patience::new(now, options.timeout),
             housekeeping: now,
@@ -171,6 +174,8 @@ struct Drive {
     client: Client<Gate>,
     messages: mpsc::Sender<Message>,
     controls: async_mpsc::UnboundedReceiver<Control>,
+    /// The main thread has not said yet what is needed.
+    held: bool,
     /// Chunks delivered and not released.
     delivered: u64,
     patience: Patience,
@@ -225,7 +230,11 @@ impl Drive {
                     self.trouble(now, &format!("cannot receive: {error}"));
                 }
                 Wake::Control(Some(Control::Release(index))) => self.release(now, index),
-                Wake::Control(Some(Control::Only(chunks))) => self.skip_others(now, &chunks),
+                Wake::Control(Some(Control::Only(chunks))) => {
+                    self.skip_others(now, &chunks);
+                    self.client.go(now);
+                    self.held = false;
+                }
                 Wake::Control(Some(Control::Stop) | None) => return Ok(()),
                 Wake::Deadline => {}
             }
@@ -308,7 +317,7 @@ impl Drive {
         self.note_drops();
         let stats = self.client.stats();
         let progress = stats.proven.saturating_add(stats.objects_done);
-        match self.patience.look(now, progress, self.delivered > 0) {
+        match self.patience.look(now, progress, self.is_waited_for()) {
             Verdict::Wait => {}
             Verdict::Say(waited) => self.line(format!(
                 "waiting for {} s: {}",
@@ -329,6 +338,12 @@ impl Drive {
             }
         }
         Ok(())
+    }
+
+    /// Whether the next step is the main thread's.
+    fn is_waited_for(&self) -> bool {
+        let has_manifest = !self.client.admission().chunks.is_empty();
+        self.delivered > 0 || (self.held && has_manifest)
     }
 
     fn note_drops(&mut self) {

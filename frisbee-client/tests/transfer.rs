@@ -209,6 +209,13 @@ fn what_a_disk_holds_is_not_received_again() {
     // With everything there, nothing has to come.
     let again = finish(&["--reuse"]);
     assert_eq!(again["chunks"], 0, "{again}");
+    // But the manifest, a few KiB.
+    assert!(again["blocks"].as_u64().unwrap() < 64, "{again}");
+    let kept = done["kept_chunks"].as_u64().unwrap();
+    assert!(
+        done["blocks"].as_u64().unwrap() < 2 * 2048 + 64 && kept > 5,
+        "{done}"
+    );
     assert!(fs::read(lab.path("disk.img")).unwrap() == lab.disk());
     server.join().unwrap().unwrap();
 }

@@ -91,6 +91,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("script", "bsdutils"),
     ("sfdisk", "fdisk"),
     ("sgdisk", "gdisk"),
+    ("time", "time"),
     ("sload.f2fs", "f2fs-tools"),
     ("ssh-keygen", "openssh-client"),
     ("swaplabel", "util-linux"),
@@ -119,7 +120,6 @@ pub const DEMO_TOOLS: &[&str] = &[
 /// What only the measurements need.
 pub const BENCH_TOOLS: &[(&str, &str)] = &[
     ("partclone.ext4", "partclone"),
-    ("time", "time"),
     ("udp-sender", "udpcast"),
     ("zstd", "zstd"),
 ];

@@ -38,6 +38,8 @@ pub(super) struct Fetch {
     pub(super) head: Box<[u8; BLOCK_SIZE]>,
     pub(super) stock: Stock,
     servers: Servers,
+    /// Nothing but object 0 is asked for.
+    held: bool,
     asked: BTreeMap<u32, Asked>,
     passing: Passing,
     client: u64,
@@ -63,6 +65,7 @@ impl Fetch {
         head: &[u8; BLOCK_SIZE],
         stock: Stock,
         servers: Servers,
+        held: bool,
         mut random: fastrand::Rng,
     ) -> Self {
         let mut fetch = Self {
@@ -70,6 +73,7 @@ impl Fetch {
             head: Box::new(*head),
             stock,
             servers,
+            held,
             asked: BTreeMap::new(),
             passing: Passing::default(),
             client: random.u64(..),
@@ -85,6 +89,12 @@ impl Fetch {
         };
         fetch.refill(now);
         fetch
+    }
+
+    /// From now on all that is lacking is asked for.
+    pub(super) fn go(&mut self, now: Instant) {
+        self.held = false;
+        self.refill(now);
     }
 
     /// Where requests go.

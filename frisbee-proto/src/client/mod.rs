@@ -61,6 +61,8 @@ pub struct ClientConfig {
     pub credit_blocks: u32,
     /// Largest object 0 accepted, in blocks: it is held beside the credit.
     pub max_manifest_blocks: u32,
+    /// Ask for nothing but the manifest until [`Client::go`]. What passes is taken all the same.
+    pub hold: bool,
     /// Seed of everything random, from the system's random source: the client's number comes from it.
     pub seed: u64,
 }
@@ -71,6 +73,7 @@ impl Default for ClientConfig {
         Self {
             credit_blocks: 128 << 10,
             max_manifest_blocks: 256 << 10,
+            hold: false,
             seed: 0,
         }
     }
@@ -280,6 +283,14 @@ impl<A: Admission> Client<A> {
         }
     }
 
+    /// Ends [`ClientConfig::hold`]: from now on what is lacking is asked for.
+    pub fn go(&mut self, now: Instant) {
+        self.config.hold = false;
+        if let Phase::Fetching(fetch) = &mut self.phase {
+            fetch.go(now);
+        }
+    }
+
     /// The kernel dropped `count` more datagrams before they could be read. They are part of the loss that the
     /// sequence shows; this only tells the user where it happened.
     pub fn note_receive_drops(&mut self, count: u64) {
@@ -369,7 +380,15 @@ impl<A: Admission> Client<A> {
         };
         let stock = Stock::new(self.config.credit_blocks, object0);
         let servers = Servers::new(now, from, stream, sequence, announce);
-        let fetch = Fetch::new(now, uuid, head, stock, servers, self.random.fork());
+        let fetch = Fetch::new(
+            now,
+            uuid,
+            head,
+            stock,
+            servers,
+            self.config.hold,
+            self.random.fork(),
+        );
         self.out
             .push_back(ClientOutput::Event(Event::ImageChosen { uuid }));
         self.out

@@ -83,6 +83,7 @@ impl Fetch {
         let cursor = self.servers.current().announce.cursor;
         let lacking = self.stock.lacking_from(cursor);
         let lacking = lacking
+            .filter(|&object| object == 0 || !self.held)
             .filter(|&object| !self.asked.contains_key(&object) && !self.promised(now, object));
         let fitting = lacking.take_while(|&object| {
             let fits = under_way < MOST_UNDER_WAY && self.stock.fits(object, spoken_for);
