@@ -36,7 +36,8 @@ pub struct AfterArgs {
     /// Extend the last partition to the end of the target, and the filesystem in it
     #[arg(long)]
     grow: bool,
-    /// New random GUIDs for the disk and its partitions, UUIDs for its filesystems; fstab and boot files follow
+    /// New random GUIDs for the disk and its partitions, UUIDs for its filesystems (fstab and boot files follow), no
+    /// machine-id and no host keys of ssh
     #[arg(long)]
     new_guids: bool,
     /// Empty /etc/machine-id, so that the first boot makes a new one

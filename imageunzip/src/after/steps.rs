@@ -67,7 +67,16 @@ impl Steps<'_> {
             self.grow(&disk, number, before)?;
         }
         if self.args.needs_root_filesystem() {
-            self.change_root(&disk)?;
+            self.change_root(&self.find_root(&disk)?)?;
+        } else if self.args.new_guids {
+            match self.find_root(&disk) {
+                Ok(found) => self.change_root(&found)?,
+                Err(failure) => {
+                    let text =
+                        format!("machine-id and ssh host keys were not looked for: {failure}");
+                    self.log.warning("new-guids", &text);
+                }
+            }
         }
         disk.file
             .sync_all()
@@ -161,17 +170,16 @@ impl Steps<'_> {
     }
 
     /// Changes files of the root filesystem, and runs hooks.
-    fn change_root(&self, disk: &Disk) -> Result<(), Failure> {
+    fn change_root(&self, found: &Found<'_>) -> Result<(), Failure> {
         self.check()?;
-        let found = self.find_root(disk)?;
         let device = found.volume.attach()?;
         let mount = Mount::writable(&device, found.kind, found.subvolume)
             .map_err(|failure| failure.context(found.volume.name()))?;
         let root = Root::new(mount.path()).map_err(failed)?;
-        if self.args.clear_machine_id {
+        if self.args.clear_machine_id || self.args.new_guids {
             identity::clear_machine_id(&root, self.log)?;
         }
-        if self.args.remove_host_keys {
+        if self.args.remove_host_keys || self.args.new_guids {
             identity::remove_host_keys(&root, self.log)?;
         }
         if let Some(name) = &self.args.hostname {
