@@ -25,6 +25,23 @@ pub(crate) enum Packer {
     Zlib(Compressor),
 }
 
+/// Bytes that a [`Packer`] takes at most, whatever it packs.
+pub(crate) fn memory(codec: Codec, level: i32) -> u64 {
+    let mebibytes = match (codec, level) {
+        (Codec::None, _) => 0,
+        (Codec::Zlib, _) => 2,
+        (Codec::Zstd, ..=2) => 1,
+        (Codec::Zstd, 3) => 2,
+        (Codec::Zstd, 4) => 3,
+        (Codec::Zstd, 5..=6) => 4,
+        (Codec::Zstd, 7..=8) => 6,
+        (Codec::Zstd, 9) => 11,
+        (Codec::Zstd, 10..=12) => 21,
+        (Codec::Zstd, _) => 34,
+    };
+    mebibytes << 20
+}
+
 impl Packer {
     /// `level` is the codec's own: 1 to 19 for Zstandard, 0 to 9 for zlib.
     pub(crate) fn new(codec: Codec, level: i32) -> Result<Self, Error> {
@@ -195,6 +212,27 @@ mod tests {
                 unpack(&packed, data.len()),
                 Some(()),
                 "{codec:?}: after failures"
+            );
+        }
+    }
+
+    #[test]
+    fn memory_is_a_bound() {
+        let mut data = vec![0; crate::CHUNK_SIZE_MAX as usize];
+        blake3::Hasher::new()
+            .finalize_xof()
+            .fill(&mut data[1 << 20..]);
+        for level in 1..=19 {
+            let mut packer = Packer::new(Codec::Zstd, level).unwrap();
+            packer.pack(&data, &mut Vec::new());
+            let Packer::Zstd(compressor) = &mut packer else {
+                panic!("another codec");
+            };
+            let taken = compressor.context_mut().sizeof() as u64;
+            let bound = memory(Codec::Zstd, level);
+            assert!(
+                taken <= bound && bound <= taken + (2 << 20),
+                "level {level}: {taken}"
             );
         }
     }

@@ -35,7 +35,7 @@ pub use legacy::LegacyIndex;
 pub use manifest::{ChunkEntry, ChunkSecret, Manifest, ManifestHead, PlainHash};
 pub use open::{Context, Opener, Verified};
 pub use payload::{Layout, Region, Span};
-pub use seal::{Sealed, Sealer};
+pub use seal::{Sealed, Sealer, SealingMemory};
 pub use signature::{KeyId, SigningKey, Trust, TrustedKey, VerifyingKey};
 pub use suite::{ChunkFormat, Cipher, Codec, SignatureAlgorithm, Suite};
 

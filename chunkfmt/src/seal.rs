@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use crate::chunk::{BODY_MAX, ChunkHeader};
 use crate::cipher::{BodyCipher, ImageKeys};
-use crate::codec::Packer;
+use crate::codec::{self, Packer};
 use crate::manifest::{ChunkEntry, ChunkSecret, Line, Manifest, PlainHash};
 use crate::parity::{ParityEncoder, usual_count};
 use crate::payload::{self, Layout};
 use crate::{
     BLOCK_SIZE, Codec, ContentKey, Error, Footer, HEADER_SIZE, ImageHeader, Part, SigningKey,
 };
+
+/// Bytes of a chunk besides data and tables: two headers, tag or MAC, padding.
+const SEAL_ROOM: usize = 4 * BLOCK_SIZE;
 
 /// What all sealers of one image share.
 struct Shared {
@@ -88,6 +91,29 @@ fn check_fit(header: &ImageHeader, part: Part, layout: &Layout, data: &[u8]) -> 
             field: "regions",
             detail: format!("{part}: do not fit its data"),
         })
+}
+
+/// Memory that sealing takes, in bytes, as a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealingMemory {
+    /// Of each [`Sealer`].
+    pub worker: u64,
+    /// Of a buffer for a sealed chunk.
+    pub chunk: u64,
+}
+
+impl SealingMemory {
+    /// That of a codec at a level, for chunks of this size.
+    pub fn of(codec: Codec, level: i32, chunk_size: u32) -> Self {
+        let chunk = u64::from(chunk_size);
+        // Headers, and tables of a region for every other sector.
+        let chunk_bytes = chunk + chunk / 64 + (16 << 10);
+        Self {
+            // Parity: the blocks of the chunk, up to the next multiple of an eighth of them, and an eighth of it twice.
+            worker: codec::memory(codec, level) + chunk_bytes + chunk / 2,
+            chunk: chunk_bytes,
+        }
+    }
 }
 
 impl Sealer {
@@ -210,6 +236,10 @@ impl Sealer {
         let plain_length = check_fit(header, part, &layout, data)?;
 
         out.clear();
+        // All that it can become, so that it never moves nor doubles.
+        out.reserve_exact(
+            data.len() + 8 * layout.regions.len() + 24 * layout.relocations.len() + SEAL_ROOM,
+        );
         out.resize(BLOCK_SIZE, 0);
         payload::write(&layout, header.sector_size, out)?;
         let mut identity = header.identity.clone();

@@ -11,6 +11,7 @@ use std::thread;
 use chunkfmt::relocation::PartitionPlace;
 use chunkfmt::{ImageHeader, Layout};
 use diskmap::edit::{Edit, Edited};
+use frisbee_cli::write_back::WriteBack;
 use nix::fcntl::{FallocateFlags, fallocate};
 use uuid::Uuid;
 
@@ -176,6 +177,7 @@ impl Target {
             file,
             sector_size: self.sector_size,
             edit: self.edit,
+            back: WriteBack::default(),
         };
         if self.kind != Kind::Device {
             disk.set_length(self.size.unwrap_or(0))?;
@@ -220,6 +222,8 @@ pub(crate) struct Disk {
     sector_size: u32,
     /// What is changed in the partition table at the end.
     edit: Edit,
+    /// Has what is written reach the disk while chunks are opened.
+    back: WriteBack,
 }
 
 impl Disk {
@@ -255,16 +259,19 @@ impl Disk {
     pub(crate) fn put(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let (offset, middle) = self.edges.keep(offset, bytes);
         if middle.is_empty() {
-            Ok(())
-        } else if self.sparse {
+            return Ok(());
+        }
+        if self.sparse {
             let write = |run: Range<usize>| {
                 let bytes = middle.get(run.clone()).unwrap_or_default();
                 self.write(offset + run.start as u64, bytes)
             };
-            sparse::runs(middle).try_for_each(write)
+            sparse::runs(middle).try_for_each(write)?;
         } else {
-            self.write(offset, middle)
+            self.write(offset, middle)?;
         }
+        self.back.wrote(&self.file, offset, middle.len() as u64);
+        Ok(())
     }
 
     /// Does with a range of free space what is wanted; in the edges it is zero already.

@@ -129,14 +129,22 @@ impl Drop for Watched {
     }
 }
 
-/// Writes an image to `output`, with a thread for each of `makers`. `advance` is called with the bytes of disk data
+/// What the threads of the pipeline are made of.
+pub(crate) struct Workers<M> {
+    /// One for each thread.
+    pub(crate) makers: Vec<M>,
+    /// For finished chunks; more than threads.
+    pub(crate) buffers: usize,
+}
+
+/// Writes an image to `output`. `advance` is called with the bytes of disk data
 /// that are done.
 ///
 /// # Errors
 /// The first error of any thread.
 pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
     source: S,
-    makers: Vec<M>,
+    workers: Workers<M>,
     sealer: &Sealer,
     output: &mut impl Write,
     interrupt: &Interrupt,
@@ -145,7 +153,7 @@ pub(crate) fn create<S: Source, M: Maker<Item = S::Item>>(
 ) -> Result<Summary, Error> {
     let write_error = |source| Error::Write { source };
     let source = Mutex::new(source);
-    let buffers = 2 * makers.len() + 2;
+    let Workers { makers, buffers } = workers;
     let (empty_sender, empty_receiver) = bounded(buffers);
     for _ in 0..buffers {
         // The channel has room for all of them.

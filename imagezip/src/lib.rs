@@ -3,6 +3,7 @@
 
 mod backing;
 mod base;
+mod budget;
 mod compare;
 mod create;
 mod disk;

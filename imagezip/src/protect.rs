@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use agekey::Recipient;
 use chunkfmt::{
-    Cipher, Codec, ContentKey, Error, ImageHeader, Sealer, SignatureAlgorithm, SigningKey,
+    Cipher, Codec, ContentKey, Error, ImageHeader, Sealer, SealingMemory, SignatureAlgorithm,
+    SigningKey,
 };
 use clap::{Args, ValueEnum};
 use frisbee_cli::policy::SuiteName;
@@ -269,6 +270,11 @@ impl Protected {
         .with_codec(self.codec)
         .with_cipher(self.cipher)?
         .with_wrapped_keys(self.wrapped.clone())
+    }
+
+    /// Memory that sealing chunks of this size takes.
+    pub(crate) fn memory(&self, chunk_size: u32) -> SealingMemory {
+        SealingMemory::of(self.codec, self.level, chunk_size)
     }
 
     /// Begins an image with a header of [`Self::header`].

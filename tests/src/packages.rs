@@ -80,6 +80,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("partclone.btrfs", "partclone"),
     ("partclone.ext4", "partclone"),
+    ("pigz", "pigz"),
     ("parted", "parted"),
     ("partx", "util-linux"),
     ("perl", "perl-base"),

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::run::Run;
 use super::{Cli, DiskShape, now};
 use crate::base::{Chain, Indexed};
+use crate::budget::Budget;
 use crate::compare::{Difference, compare};
 use crate::inputs::Access;
 use crate::output::Output;
@@ -38,11 +39,12 @@ impl Cli {
         let epoch = self.epoch(now(), base)?;
         let name = self.name_after(image);
         let header = self.describe(protected, name, epoch, &shape, base)?;
+        let budget = self.budget(protected, shape.chunk_size, 0)?;
         let sealer = protected.sealer(header)?;
         let output = self.open_output(image, protected.key.is_none())?;
         let progress = self.start_disk(&disk, &map, sealer.header(), &output);
         self.warn(&progress, &map);
-        let makers = (0..self.threads())
+        let makers = (0..budget.threads)
             .map(|_| {
                 Ok(Scanner {
                     disk: &disk,
@@ -53,6 +55,7 @@ impl Cli {
             .collect::<Result<_, Failure>>()?;
         let run = Run {
             sealer: &sealer,
+            buffers: budget.buffers,
             output,
             progress: &progress,
             interrupt,
@@ -77,11 +80,12 @@ impl Cli {
         let progress = Progress::start(self.events(), saved, fields);
         self.warn(&progress, &map);
         let chunk_size = self.choose_chunk_size(Some(base));
+        let threads = Budget::readers(self.memory, self.threads(), u64::from(chunk_size))?;
         let found = compare(
             Ahead::new(&disk, plan(&map, chunk_size)),
             &disk,
             base,
-            self.threads(),
+            threads,
             interrupt,
             &|bytes| progress.advance(bytes),
         );

@@ -84,12 +84,13 @@ impl Cli {
             Some(stem.to_string_lossy().into_owned())
         });
         let header = self.describe(protected, title.unwrap_or_default(), epoch, &shape, base)?;
+        let budget = self.budget(protected, shape.chunk_size, (QUEUE as u64) << 20)?;
         let sealer = protected.sealer(header)?;
         let output = self.open_output(&self.source, protected.key.is_none())?;
         let total =
             found.saved.iter().map(|extent| extent.count).sum::<u64>() * u64::from(SECTOR_SIZE);
         let progress = self.start_emulab(&name, &found, total, &output);
-        let makers = (0..self.threads())
+        let makers = (0..budget.threads)
             .map(|_| {
                 let sealer = sealer.for_thread()?;
                 Ok(Packer { sealer, base })
@@ -100,6 +101,7 @@ impl Cli {
         let recut = Recut::new(&name, &found, shape.chunk_size, receiver);
         let run = Run {
             sealer: &sealer,
+            buffers: budget.buffers,
             output,
             progress: &progress,
             interrupt,

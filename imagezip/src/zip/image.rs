@@ -126,6 +126,7 @@ impl Cli {
         let name = name.unwrap_or_else(|| old.header.name.clone());
         let epoch = self.epoch(old.header.epoch(), new.base)?;
         let header = self.describe(new.protected, name, epoch, &shape, new.base)?;
+        let budget = self.budget(new.protected, shape.chunk_size, u64::from(shape.chunk_size))?;
         let sealer = new.protected.sealer(header)?;
         let output = self.open_output(&self.source, new.protected.key.is_none())?;
         let header = sealer.header();
@@ -135,11 +136,12 @@ impl Cli {
             "total_bytes": old.total,
         });
         let progress = Progress::start(self.events(), old.total, fields);
-        let makers = (0..self.threads())
+        let makers = (0..budget.threads)
             .map(|_| Resealer::new(old.names, old.contexts, sealer.for_thread()?, new.to))
             .collect::<Result<_, _>>()?;
         let run = Run {
             sealer: &sealer,
+            buffers: budget.buffers,
             output,
             progress: &progress,
             interrupt,

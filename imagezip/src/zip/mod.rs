@@ -18,6 +18,7 @@ use frisbee_cli::progress::Events;
 use frisbee_cli::{Exit, Failure, Interrupt, exit, units};
 
 use crate::base::{Chain, Indexed};
+use crate::budget::{self, Budget, Need};
 use crate::inputs::{Access, Inputs};
 use crate::output::Output;
 use crate::pipe::Input;
@@ -90,6 +91,10 @@ pub struct Cli {
     /// Number of threads that compress [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// Most memory for threads, their buffers and the codec; fewer threads are started where more would not fit. The map
+    /// of the disk and the manifest come on top: about 200 bytes for each chunk, and 16 for each run of sectors in use
+    #[arg(long, value_name = "SIZE", value_parser = budget::parse, default_value = budget::USUAL)]
+    memory: u64,
     /// Print JSON events to stdout (to stderr if the image goes to stdout)
     #[arg(long)]
     json: bool,
@@ -227,6 +232,21 @@ impl Cli {
             (true, true) => Events::Stderr,
             (true, false) => Events::Stdout,
         }
+    }
+
+    /// What of the threads fits into the memory; `extra` bytes are needed for each besides sealing a chunk.
+    fn budget(
+        &self,
+        protected: &Protected,
+        chunk_size: u32,
+        extra: u64,
+    ) -> Result<Budget, Failure> {
+        let sealing = protected.memory(chunk_size);
+        let need = Need {
+            worker: u64::from(chunk_size) + sealing.worker + extra,
+            buffer: sealing.chunk,
+        };
+        Budget::new(self.memory, self.threads(), need)
     }
 
     fn threads(&self) -> usize {

@@ -59,6 +59,9 @@ impl Cli {
         };
         let epoch = self.epoch(now(), base)?;
         let header = self.describe(protected, self.name_after(image), epoch, &shape, base)?;
+        // What is read ahead for a thread.
+        let extra = u64::from(shape.chunk_size);
+        let budget = self.budget(protected, shape.chunk_size, extra)?;
         let sealer = protected.sealer(header)?;
         let output = self.open_output(image, protected.key.is_none())?;
         let header = sealer.header();
@@ -68,7 +71,7 @@ impl Cli {
             "epoch": header.epoch(), "disk_bytes": size, "sector_size": sector_size, "total_bytes": size,
         });
         let progress = Progress::start(self.events(), size, fields);
-        let makers = (0..self.threads())
+        let makers = (0..budget.threads)
             .map(|_| {
                 let sealer = sealer.for_thread()?;
                 Ok(PieceSealer { sealer, base })
@@ -79,6 +82,7 @@ impl Cli {
         let source = Piped::new((name, pipe), disk, shape.chunk_size, interrupt);
         let run = Run {
             sealer: &sealer,
+            buffers: budget.buffers,
             output,
             progress: &progress,
             interrupt,

@@ -8,13 +8,15 @@ use frisbee_cli::stages::Stages;
 use frisbee_cli::{Failure, Interrupt, units};
 use serde_json::json;
 
-use crate::create::{Maker, Source, Summary, create};
+use crate::create::{Maker, Source, Summary, Workers, create};
 use crate::output::Output;
 use crate::{Disk, Error};
 
 /// An image about to be written.
 pub(super) struct Run<'a> {
     pub(super) sealer: &'a Sealer,
+    /// Buffers for finished chunks.
+    pub(super) buffers: usize,
     pub(super) output: Output,
     pub(super) progress: &'a Progress,
     pub(super) interrupt: &'a Interrupt,
@@ -37,7 +39,10 @@ impl Run<'_> {
         self.progress.show_stages(Arc::clone(&stages));
         let made = create(
             source,
-            makers,
+            Workers {
+                makers,
+                buffers: self.buffers,
+            },
             self.sealer,
             &mut self.output,
             self.interrupt,

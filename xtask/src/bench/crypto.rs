@@ -7,7 +7,7 @@ use e2e::command::{run as run_tool, tool};
 use e2e::image::Keys;
 use e2e::scratch;
 
-use super::image::DISK;
+use super::real::DISK;
 use crate::cargo::{cargo, see};
 
 /// What the authors of secure Frisbee measured (R. Ricci, J. Duerig: Securing the Frisbee multicast disk loader, CSET

@@ -2,8 +2,10 @@
 
 mod crypto;
 mod image;
+mod install;
 mod multicast;
 mod pairs;
+mod real;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -15,8 +17,10 @@ use crate::tools;
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Subject {
-    /// imagezip and imageunzip beside partclone and zstd
+    /// imagezip beside zstd, partclone and dd
     Image,
+    /// imageunzip beside partclone and zstd
+    Install,
     /// frisbeed and frisbee-client beside udpcast
     Multicast,
     /// What signing, encryption, hashes and parity cost, in CPU time
@@ -40,6 +44,9 @@ pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
     let wanted = |named| subject.is_none_or(|subject| subject == named);
     if wanted(Subject::Image) {
         image::run(runs)?;
+    }
+    if wanted(Subject::Install) {
+        install::run(runs)?;
     }
     if wanted(Subject::Multicast) {
         multicast::run(runs)?;

@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+/// The head of a table of [`Pairs::row`].
+pub(crate) const HEAD: &str =
+    "| what | ours, s | beside it, s | times as fast |\n|---|---|---|---|";
+
 /// Figures of several runs.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures(Vec<f64>);
@@ -65,6 +69,16 @@ impl Pairs {
             }
         }
         Ok(pairs)
+    }
+
+    /// Prints a line of a table.
+    pub(crate) fn row(&self, what: &str) {
+        println!(
+            "| {what} | {} | {} | {} |",
+            self.ours.show(2),
+            self.other.show(2),
+            self.ratio.show(2)
+        );
     }
 }
 
