@@ -90,6 +90,8 @@ pub enum WriteFault {
     Gone(u64, Errno),
     /// Never more than this many bytes are written at once; nothing fails.
     Short(usize),
+    /// This byte is not what was written there; nothing fails.
+    Lies(u64),
 }
 
 /// A writable disk with a fault; what it shows is a file.
@@ -155,6 +157,12 @@ impl Medium for FaultyTarget {
             _ => bytes,
         };
         self.file.write_all_at(bytes, offset)?;
+        if let WriteFault::Lies(at) = self.fault
+            && (offset..end).contains(&at)
+        {
+            let place = usize::try_from(at - offset).unwrap_or(0);
+            self.file.write_all_at(&[!bytes[place]], at)?;
+        }
         Ok(bytes.len())
     }
 

@@ -139,7 +139,7 @@ impl Scene {
     }
 
     /// Checks that an installation that failed has left a used disk as it was or without anything to boot, and has
-    /// written to it nothing but zeros and the golden disk's data.
+    /// written to it nothing but zeros, the golden disk's data, and at the beginning a note of what has happened.
     ///
     /// # Errors
     /// What is wrong.
@@ -147,8 +147,11 @@ impl Scene {
         let (golden, found) = (fs::read(&self.disk.path)?, fs::read(target)?);
         let dirt = last_owner().dirt(512);
         ensure!(golden.len() == found.len(), "the size has changed");
+        let note = b"frisbee: this disk is incomplete: the installation of image ";
         for (number, (golden, found)) in golden.chunks(512).zip(found.chunks(512)).enumerate() {
-            let expected = found == golden || found == dirt || found.iter().all(|&byte| byte == 0);
+            let is_note = number == 0 && found.starts_with(note) && found.ends_with(&[0; 256]);
+            let is_zero = found.iter().all(|&byte| byte == 0);
+            let expected = found == golden || found == dirt || is_zero || is_note;
             ensure!(
                 expected,
                 "sector {number} of {} holds something else",

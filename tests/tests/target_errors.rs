@@ -216,3 +216,30 @@ fn a_client() -> Result<()> {
     e2e::class::end(server)?;
     Ok(())
 }
+
+/// A disk that takes everything and has something else: only reading back finds that.
+#[test]
+fn a_disk_that_lies() -> Result<()> {
+    if !needs() {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::TINY)?;
+    let allocated = scene.disk.allocated()?;
+    let middle = allocated.iter().find(|range| range.end > 2 * MIB);
+    let middle = middle.context("nothing is in use")?.end - 1;
+    for place in [middle, 1080, scene.disk.bytes - 1] {
+        let (_, disk) = faulty(&scene, WriteFault::Lies(place))?;
+        install(&scene, disk.path())?.success()?;
+        drop(disk);
+
+        let (file, disk) = faulty(&scene, WriteFault::Lies(place))?;
+        let mut unzip = scene.imageunzip(disk.path())?;
+        unzip.arg("--verify").stdin(Stdio::null());
+        let outcome = Background::start(unzip)?.wait(SOON)?;
+        let line = outcome.failure(7)?;
+        ensure!(line.contains("is not what was written"), "{place}: {line}");
+        drop(disk);
+        nothing_to_boot(&file).with_context(|| format!("{place}: {line}"))?;
+    }
+    Ok(())
+}
