@@ -186,9 +186,12 @@ pub(crate) fn clip(layout: &mut Layout, data: &mut Vec<u8>, part: &Range<u64>, s
         is_inside
     });
     let span = inside(layout.span.first, layout.span.end());
-    layout.span = Span {
-        first: span.start.saturating_sub(part.start),
-        sectors: span.end.saturating_sub(span.start),
+    layout.span = match span.is_empty() {
+        true => Span::default(),
+        false => Span {
+            first: span.start - part.start,
+            sectors: span.end - span.start,
+        },
     };
 }
 

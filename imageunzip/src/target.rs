@@ -457,6 +457,10 @@ impl Disk {
         verify: bool,
     ) -> Result<Edited, Error> {
         self.free_all(free, end, self.size.unwrap_or(end))?;
+        if self.takes_length {
+            // Behind what was written there may be free space, which the table is read through.
+            self.set_length(end)?;
+        }
         // The table's backup must not be there before the data are.
         self.flush()?;
         let edited = self.change_table(end)?;

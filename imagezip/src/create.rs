@@ -285,10 +285,17 @@ fn work<S: Source, M: Maker<Item = S::Item>>(
         if interrupt.is_raised() {
             return Ok(());
         }
-        let item = source
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(&mut input)?;
+        let item = {
+            let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            match source.take(&mut input) {
+                Ok(item) => item,
+                Err(error) => {
+                    // While nobody else can ask: what a source says after its first error is not why it has failed.
+                    let _ = done.send(Err(error));
+                    return Ok(());
+                }
+            }
+        };
         watch.has_read();
         let Some(item) = item else {
             return Ok(());

@@ -109,7 +109,11 @@ impl Disk {
         let format = match format {
             Some(SourceFormat::Raw) => SourceFormat::Raw,
             given => {
-                let begin = begin_of(&file).map_err(open_error)?;
+                let begin = match begin_of(&file) {
+                    // A copy of a disk, which the map will find unreadable and say where. No format is told by it.
+                    Err(_) if given.is_none() => Vec::new(),
+                    begin => begin.map_err(open_error)?,
+                };
                 let format = given.unwrap_or_else(|| SourceFormat::detect(&begin));
                 check_others(path, format, &begin, how.allow_backing)?;
                 format

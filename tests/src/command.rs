@@ -140,9 +140,10 @@ impl Outcome {
             "exit code {code} was expected: {self}"
         );
         ensure!(!self.stderr.contains("panicked"), "{self}");
+        let is_event = |line: &str| line.starts_with('{') && line.contains("\"event\":");
         ensure!(
-            self.stdout.is_empty(),
-            "nothing on stdout was expected: {self}"
+            self.stdout.is_empty() || self.stdout_text().lines().all(is_event),
+            "nothing but events on stdout was expected: {self}"
         );
         let of = |name: &str| {
             self.stderr
