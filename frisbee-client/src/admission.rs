@@ -108,10 +108,7 @@ impl Admission for Gate {
                 object0.truncate(HEADER_SIZE);
                 let present = manifest.present();
                 let objects = present
-                    .map(|(_, entry)| ObjectInfo {
-                        blocks: entry.blocks,
-                        root: entry.root,
-                    })
+                    .map(|(_, entry)| ObjectInfo::of_chunk(entry))
                     .collect();
                 self.chunks = manifest.present().map(|(index, _)| index).collect();
                 let accepted = Box::new(Accepted {

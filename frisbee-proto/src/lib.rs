@@ -76,9 +76,7 @@ pub mod wire;
 use chunkfmt::tree::Cv;
 
 pub use client::{Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event};
-pub use server::{
-    Image, Loaded, Report, Server, ServerConfig, ServerOutput, ServerStats, Transmit,
-};
+pub use server::{Image, Loaded, Server, ServerConfig, ServerOutput, ServerStats, Transmit};
 
 /// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.
 pub const MAX_OBJECT_BLOCKS: u32 = 1 << 28;
@@ -96,6 +94,32 @@ pub struct ObjectInfo {
     pub blocks: u32,
     /// BLAKE3 hash of all the object's bytes.
     pub root: Cv,
+    /// What proves its parity blocks, if it has any.
+    pub parity: Option<ParityInfo>,
+}
+
+/// Number and root of an object's parity blocks, from the signed manifest (`docs/FORMAT.md`, section 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParityInfo {
+    /// Parity blocks that there are; 1 to [`chunkfmt::parity::PARITY_BLOCKS_MAX`].
+    pub blocks: u16,
+    /// BLAKE3 hash of all of them, one after the other.
+    pub root: Cv,
+}
+
+impl ObjectInfo {
+    /// The object of a chunk of which a manifest says this.
+    pub fn of_chunk(entry: &chunkfmt::ChunkEntry) -> Self {
+        let blocks = u16::try_from(entry.parity_blocks).ok();
+        let root = entry.parity_root;
+        Self {
+            blocks: entry.blocks,
+            root: entry.root,
+            parity: blocks
+                .filter(|&blocks| blocks > 0)
+                .map(|blocks| ParityInfo { blocks, root }),
+        }
+    }
 }
 
 /// Why a machine could not be set up.

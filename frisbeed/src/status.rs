@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::units;
-use frisbee_proto::{Report, Server};
+use frisbee_proto::Server;
+use frisbee_proto::wire::RequestHead;
 use frisbee_udp::{Group, Interface, Throttle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -100,7 +101,7 @@ impl Status {
     }
 
     /// A request was understood.
-    pub(crate) fn request(&mut self, now: Instant, report: Report) {
+    pub(crate) fn request(&mut self, now: Instant, report: RequestHead) {
         self.clients.note(now, report);
     }
 

@@ -32,6 +32,13 @@ struct Asked {
     due: bool,
 }
 
+/// Counters at the time of the last REQUEST.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reported {
+    receive_drops: u64,
+    no_buffer: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Fetch {
     pub(super) uuid: [u8; 16],
@@ -51,6 +58,7 @@ pub(super) struct Fetch {
     tick_at: Instant,
     heartbeat_at: Instant,
     requested: Option<Instant>,
+    reported: Reported,
     /// Since when something proven should have come from the server being asked, and has not.
     in_vain: Option<Instant>,
     yields: Yield,
@@ -83,6 +91,7 @@ impl Fetch {
             tick_at: now + SLOW_TICK,
             heartbeat_at: now + HEARTBEAT,
             requested: None,
+            reported: Reported::default(),
             in_vain: None,
             yields: Yield::default(),
             proven: now,

@@ -231,7 +231,7 @@ impl<A: Admission> Client<A> {
                 self.stats.foreign += 1;
                 return;
             }
-            Message::Request(..) => {
+            Message::Request(..) | Message::Parity(..) | Message::Challenge(_) => {
                 self.stats.foreign += 1;
                 return;
             }
@@ -377,6 +377,7 @@ impl<A: Admission> Client<A> {
         let object0 = ObjectInfo {
             blocks: admitted.object_blocks,
             root: admitted.object_root,
+            parity: None,
         };
         let stock = Stock::new(self.config.credit_blocks, object0);
         let servers = Servers::new(now, from, stream, sequence, announce);

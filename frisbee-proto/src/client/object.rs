@@ -310,6 +310,7 @@ mod tests {
             Incoming::new(&ObjectInfo {
                 blocks: self.layout.shape().blocks(),
                 root: self.tree.root(),
+                parity: None,
             })
             .unwrap()
         }

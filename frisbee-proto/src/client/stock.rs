@@ -79,6 +79,12 @@ impl Stock {
         self.done
     }
 
+    /// Those of them whose memory is free again.
+    pub(super) fn written(&self) -> u32 {
+        let unreleased = u32::try_from(self.unreleased.len()).unwrap_or(u32::MAX);
+        self.done.saturating_sub(unreleased)
+    }
+
     /// Whether every known object is.
     pub(super) fn is_finished(&self) -> bool {
         self.done == self.objects()
@@ -204,6 +210,7 @@ mod tests {
         let info = ObjectInfo {
             blocks: 10,
             root: [0; 32],
+            parity: None,
         };
         let now = Instant::now();
         let mut stock = Stock::new(25, info);

@@ -19,16 +19,19 @@ use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
 use self::rate::Rate;
-pub use self::types::{Image, Loaded, Report, ServerConfig, ServerOutput, ServerStats, Transmit};
+pub use self::types::{Image, Loaded, ServerConfig, ServerOutput, ServerStats, Transmit};
 use self::wanted::{Candidate, Wanted};
 use crate::layout::{Layout, Unit};
-use crate::wire::{self, Announce, Item, Message, SEGMENT_SIZE, Stream};
+use crate::wire::{self, Announce, Item, Message, RequestHead, SEGMENT_SIZE, Stream};
 use crate::{Error, FRAMING, ObjectInfo};
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
 const WORK: usize = 100_000;
 const WORK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Longest round trip that is believed.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
 /// Candidates of each kind for which objects are loaded ahead.
 const PREFETCH: usize = 3;
@@ -48,6 +51,7 @@ pub struct Server {
     /// Sequence of the next datagram; the wire carries the lower 32 bits.
     sequence: u64,
     announcer: Announcer,
+    started: Instant,
     work: usize,
     work_since: Instant,
     stats: ServerStats,
@@ -81,15 +85,16 @@ impl Server {
             pacer: Pacer::new(now),
             sequence: random.u32(..).into(),
             announcer: Announcer::new(),
+            started: now,
             work: 0,
             work_since: now,
             stats: ServerStats::default(),
         })
     }
 
-    /// Takes a datagram that arrived at the server's socket. Returns what it said about its client, or `None` if it
-    /// was none of ours.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Option<Report> {
+    /// Takes a datagram that arrived at the server's socket. Returns what it said about its client, for displays (anybody
+    /// can say anything), or `None` if it was none of ours.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Option<RequestHead> {
         let decoded = wire::decode(datagram)
             .ok()
             .filter(|decoded| decoded.uuid == self.image.uuid);
@@ -114,7 +119,8 @@ impl Server {
         self.work += 100;
         let ours = stream == self.stream.number;
         if ours {
-            self.rate.report(head.received, head.lost);
+            let trip = self.round_trip(now, &head);
+            self.rate.report(&head, trip);
         }
         // From another server's run, or from the future: nothing is taken to be in flight. At worst it is sent twice.
         let heard = if ours {
@@ -133,12 +139,12 @@ impl Server {
             // empty all that was asked for is in flight, and this client has missed the end of the queue.
             self.announcer.hurry();
         }
-        Some(Report::new(&head))
+        Some(head)
     }
 
     /// Takes an object asked for by [`ServerOutput::Load`]. One that is not what the image says counts as failed.
     pub fn handle_loaded(&mut self, now: Instant, object: u32, loaded: Arc<Loaded>) {
-        if self.info(object) == Some(&loaded.info()) {
+        if self.info(object).is_some_and(|info| loaded.is(info)) {
             self.cache.insert(object, loaded);
         } else {
             self.handle_load_failed(now, object);
@@ -208,6 +214,21 @@ impl Server {
         }
     }
 
+    /// Microseconds since the start, as ANNOUNCEs tell them.
+    fn clock(&self, now: Instant) -> u32 {
+        let micros = now.saturating_duration_since(self.started).as_micros();
+        u32::try_from(micros & u128::from(u32::MAX)).unwrap_or(0)
+    }
+
+    /// From an ANNOUNCE to the REQUEST that repeats its time, less the time that the client took. What is longer than
+    /// `ROUND_TRIP_MAX` is a lie, or a client that slept.
+    fn round_trip(&self, now: Instant, head: &RequestHead) -> Option<Duration> {
+        let (time, held) = head.echo?;
+        let passed = self.clock(now).wrapping_sub(time).checked_sub(held)?;
+        let trip = Duration::from_micros(passed.into());
+        (trip <= ROUND_TRIP_MAX).then_some(trip)
+    }
+
     fn want(&mut self, now: Instant, item: &Item<'_>, heard: u64) {
         let object = item.object();
         let Some(layout) = self.layout(object) else {
@@ -236,6 +257,7 @@ impl Server {
                     }
                 }
             }
+            Item::Parity { .. } => {}
             Item::Node { node, .. } => match layout.number(Unit::Node(node)) {
                 Some(unit) => self.wanted.want(object, &layout, unit, in_flight),
                 None => self.stats.rejected += 1,
@@ -265,6 +287,10 @@ impl Server {
             idle: self.wanted.is_empty(),
             promise,
             request_address: self.request_address,
+            time: self.clock(now),
+            grtt: 0,
+            receivers: 0,
+            repairs: Default::default(),
         };
         let sequence = self.next_sequence();
         self.stream

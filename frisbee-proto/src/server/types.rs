@@ -7,7 +7,6 @@ use chunkfmt::BLOCK_SIZE;
 use chunkfmt::tree::Tree;
 
 use crate::ObjectInfo;
-use crate::wire::RequestHead;
 
 /// What a server serves.
 #[derive(Clone, Debug)]
@@ -63,30 +62,19 @@ impl Loaded {
         Some(Self { bytes, tree })
     }
 
-    /// The object's size and root.
+    /// The object's size and root; nothing of parity.
     pub fn info(&self) -> ObjectInfo {
         ObjectInfo {
             blocks: self.tree.shape().blocks(),
             root: self.tree.root(),
+            parity: None,
         }
     }
-}
 
-/// What a REQUEST said about its client: for progress displays, of no consequence to the server, and not authenticated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Random number of the client's run.
-    pub client: u64,
-    /// The client has everything and will ask no more.
-    pub done: bool,
-    /// Datagrams of this server received since the client's last REQUEST.
-    pub received: u32,
-    /// Datagrams missing among them.
-    pub lost: u32,
-    /// Blocks that the client has free buffers for.
-    pub free_blocks: u32,
-    /// Objects that the client has, object 0 included.
-    pub objects_done: u32,
+    /// Whether these are the bytes of that object.
+    pub(super) fn is(&self, info: &ObjectInfo) -> bool {
+        self.tree.shape().blocks() == info.blocks && self.tree.root() == info.root
+    }
 }
 
 /// What the caller of [`crate::Server::poll`] has to do.
@@ -141,26 +129,5 @@ impl Loaded {
     pub(super) fn block(&self, block: u32) -> Option<&[u8; BLOCK_SIZE]> {
         let start = usize::try_from(block).ok()?.checked_mul(BLOCK_SIZE)?;
         self.bytes.get(start..)?.first_chunk()
-    }
-}
-
-impl Report {
-    pub(super) fn new(head: &RequestHead) -> Self {
-        let RequestHead {
-            client,
-            done,
-            received,
-            lost,
-            free_blocks,
-            objects_done,
-        } = *head;
-        Self {
-            client,
-            done,
-            received,
-            lost,
-            free_blocks,
-            objects_done,
-        }
     }
 }

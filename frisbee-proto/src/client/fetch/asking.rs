@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::requests::Requests;
 use super::super::timing::{FIRST_WAIT, HEARTBEAT, PATIENCE, REFILL_WAIT, REQUEST_GAP, soon};
 use super::super::{ClientOutput, ClientStats};
-use super::{Asked, Fetch};
+use super::{Asked, Fetch, Reported};
 use crate::FRAMING;
 use crate::wire::{RequestHead, RequestItems, SEGMENT_SIZE, Stream};
 
@@ -167,6 +167,14 @@ impl Fetch {
         out: &mut VecDeque<ClientOutput>,
         stats: &mut ClientStats,
     ) {
+        let dropped = stats
+            .receive_drops
+            .saturating_sub(self.reported.receive_drops);
+        let no_buffer = stats.no_buffer.saturating_sub(self.reported.no_buffer);
+        self.reported = Reported {
+            receive_drops: stats.receive_drops,
+            no_buffer: stats.no_buffer,
+        };
         let server = self.servers.current_mut();
         let (received, lost) = server.sequence.report();
         let head = RequestHead {
@@ -176,6 +184,12 @@ impl Fetch {
             lost,
             free_blocks: self.stock.credit().saturating_sub(self.stock.in_use()),
             objects_done: self.stock.done(),
+            objects_written: self.stock.written(),
+            dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
+            no_buffer: u32::try_from(no_buffer).unwrap_or(u32::MAX),
+            echo: Some(server.echo(now)),
+            unicast: false,
+            token: 0,
         };
         let stream = Stream {
             number: server.stream(),
