@@ -117,8 +117,15 @@ impl Format {
         }
     }
 
-    fn opener(&self) -> Result<ChunkOpener, FormatError> {
-        let opener = |context: &Arc<Context>| Opener::new(Arc::clone(context));
+    /// With `verify` the data's own hashes are checked too, on the way from the codec to the disk.
+    fn opener(&self, verify: bool) -> Result<ChunkOpener, FormatError> {
+        let opener = |context: &Arc<Context>| {
+            let opener = Opener::new(Arc::clone(context))?;
+            Ok(match verify {
+                true => opener,
+                false => opener.without_plain_hash(),
+            })
+        };
         Ok(match self {
             Self::Frz {
                 context,
@@ -238,7 +245,7 @@ impl Installer {
 
         // Everything that can fail without the disk comes before the first write, which is the last thing here.
         let openers: Vec<ChunkOpener> = (0..threads)
-            .map(|_| format.opener())
+            .map(|_| format.opener(options.verify))
             .collect::<Result<_, FormatError>>()?;
 
         let (chunk_sender, chunk_receiver) = options.queue.map_or_else(unbounded, bounded);
