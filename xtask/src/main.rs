@@ -58,6 +58,9 @@ enum Task {
         /// Pairs of runs
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
         runs: u8,
+        /// Of image and install, only the rows that have these words
+        #[arg(long, value_name = "WORDS")]
+        only: Option<String>,
     },
     /// Build release binaries, manual pages and shell completions into target/dist
     Dist,
@@ -79,7 +82,11 @@ fn main() -> ExitCode {
             targets,
         } => fuzz::run(minutes, address, &targets),
         Task::Flips { every } => flips::run(every),
-        Task::Bench { subject, runs } => bench::run(subject, runs.into()),
+        Task::Bench {
+            subject,
+            runs,
+            only,
+        } => bench::run(subject, runs.into(), only),
         Task::Dist => dist::run(),
         Task::Manuals { directory } => dist::manuals(&directory),
     };

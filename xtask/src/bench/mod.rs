@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use e2e::{need, packages};
 
+use self::pairs::Rows;
 use crate::cargo::with_release_binaries;
 use crate::tools;
 
@@ -28,7 +29,7 @@ pub(crate) enum Subject {
 }
 
 /// Measures, and prints tables as they stand in docs/PERFORMANCE.md.
-pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
+pub(crate) fn run(subject: Option<Subject>, runs: usize, only: Option<String>) -> Result<()> {
     ensure!(
         need::is_root(),
         "the measurements need root: network namespaces, and packages to compare with"
@@ -41,12 +42,13 @@ pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
     if !with_release_binaries()? {
         return Ok(());
     }
+    let rows = Rows { runs, only };
     let wanted = |named| subject.is_none_or(|subject| subject == named);
     if wanted(Subject::Image) {
-        image::run(runs)?;
+        image::run(&rows)?;
     }
     if wanted(Subject::Install) {
-        install::run(runs)?;
+        install::run(&rows)?;
     }
     if wanted(Subject::Multicast) {
         multicast::run(runs)?;
