@@ -23,7 +23,7 @@ pub use self::types::{Image, Loaded, ServerConfig, ServerOutput, ServerStats, Tr
 use self::wanted::{Candidate, Wanted};
 use crate::layout::{Layout, Unit};
 use crate::wire::{self, Announce, Item, Message, RequestHead, SEGMENT_SIZE, Stream};
-use crate::{Error, FRAMING, ObjectInfo};
+use crate::{Error, ObjectInfo};
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
@@ -43,6 +43,7 @@ pub struct Server {
     stream: Stream,
     max_segments: u32,
     request_address: Option<SocketAddr>,
+    framing: usize,
     wanted: Wanted,
     history: History,
     cache: Cache,
@@ -78,13 +79,14 @@ impl Server {
                 .unwrap_or(u32::MAX)
                 .clamp(1, 60),
             request_address: config.request_address,
+            framing: config.framing,
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
             rate: Rate::new(now, config.ceiling),
-            pacer: Pacer::new(now),
+            pacer: Pacer::new(now, config.framing),
             sequence: random.u32(..).into(),
-            announcer: Announcer::new(),
+            announcer: Announcer::new(config.framing),
             started: now,
             work: 0,
             work_since: now,
@@ -174,7 +176,7 @@ impl Server {
             return ServerOutput::Wait(Some(announce_at));
         }
         let allowed = self.pacer.allowance(now, rate).min(self.max_segments);
-        let least = Pacer::worthwhile(rate, self.max_segments);
+        let least = self.pacer.worthwhile(rate, self.max_segments);
         if allowed < least {
             return ServerOutput::Wait(Some(self.pacer.ready(least, rate).min(announce_at)));
         }
@@ -400,7 +402,7 @@ impl Server {
         } else {
             SEGMENT_SIZE
         };
-        let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
+        let wire_bytes = u64::try_from(buffer.len() + datagrams * self.framing).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
         self.rate.sent(wire_bytes);
         self.stats.datagrams += datagrams as u64;
