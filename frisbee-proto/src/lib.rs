@@ -70,6 +70,7 @@
 mod bits;
 mod client;
 mod layout;
+pub mod probe;
 mod server;
 pub mod wire;
 

@@ -234,7 +234,8 @@ fn links() -> Result<Vec<Link>, Error> {
             let mask = entry
                 .netmask
                 .and_then(|address| Some(address.as_sockaddr_in()?.ip()));
-            // Where there is no broadcast the same field has the other end's address.
+            // Without one, glibc gives the interface's own address; on a line, that of the other end.
+            let given = given.filter(|&address| address != v4.ip());
             let can = entry.flags.contains(InterfaceFlags::IFF_BROADCAST);
             let broadcast = given
                 .or_else(|| broadcast_of(v4.ip(), mask?))

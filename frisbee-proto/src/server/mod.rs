@@ -18,6 +18,7 @@ use self::announcer::Announcer;
 use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
+pub(crate) use self::pacing::wire_time;
 use self::rate::Rate;
 pub use self::types::{Image, Loaded, ServerConfig, ServerOutput, ServerStats, Transmit};
 use self::wanted::{Candidate, Wanted};

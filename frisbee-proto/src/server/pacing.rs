@@ -23,7 +23,7 @@ pub(super) struct Pacer {
 }
 
 /// Time on the wire of so many bytes at `rate` bits per second, rounded up.
-pub(super) fn wire_time(bytes: u64, rate: u64) -> Duration {
+pub(crate) fn wire_time(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(bytes.saturating_mul(8_000_000_000).div_ceil(rate.max(1)))
 }
 
