@@ -74,6 +74,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// The interface is set not to multicast.
+    #[error("interface {name} does not multicast: ip link set dev {name} multicast on")]
+    NoMulticast {
+        /// Its name.
+        name: String,
+    },
     /// The interface has no address of the group's family.
     #[error(
         "interface {name} has no {family} address: give it one, or choose a group of the other family"

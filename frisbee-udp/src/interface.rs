@@ -15,6 +15,8 @@ pub struct Interface {
     name: String,
     index: u32,
     address: IpAddr,
+    /// Bits of its address that are those of its network.
+    prefix: u32,
     broadcast: Option<Ipv4Addr>,
     multicast: bool,
     running: bool,
@@ -26,7 +28,14 @@ struct Link {
     name: String,
     index: u32,
     flags: InterfaceFlags,
-    addresses: Vec<(IpAddr, Option<Ipv4Addr>)>,
+    addresses: Vec<Address>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Address {
+    ip: IpAddr,
+    prefix: u32,
+    broadcast: Option<Ipv4Addr>,
 }
 
 impl Interface {
@@ -134,9 +143,33 @@ impl Interface {
         self.broadcast
     }
 
-    /// Whether the interface says that it can multicast. Loopback does not, and can.
-    pub fn is_multicast(&self) -> bool {
-        self.multicast
+    /// Whether another address is in the network of its address: no router is between.
+    pub fn is_neighbour(&self, other: IpAddr) -> bool {
+        match (self.address, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                differ.leading_zeros() >= self.prefix
+            }
+            (IpAddr::V6(_), IpAddr::V6(other)) if other.is_unicast_link_local() => true,
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let differ = own.to_bits() ^ other.to_bits();
+                differ.leading_zeros() >= self.prefix
+            }
+            _ => false,
+        }
+    }
+
+    /// Checks that the interface says that it can send to a group. (Loopback does not say so, and can.)
+    ///
+    /// # Errors
+    /// [`Error::NoMulticast`]
+    pub fn can_send_to(&self, group: Group) -> Result<(), Error> {
+        match self.multicast || !group.is_multicast() {
+            true => Ok(()),
+            false => Err(Error::NoMulticast {
+                name: self.name.clone(),
+            }),
+        }
     }
 
     /// Whether it has a carrier: a cable, and something that is switched on at its other end.
@@ -177,17 +210,16 @@ impl fmt::Display for Interface {
 impl Link {
     fn interfaces(&self) -> impl Iterator<Item = Interface> + '_ {
         let flags = self.flags;
-        self.addresses
-            .iter()
-            .map(move |&(address, broadcast)| Interface {
-                name: self.name.clone(),
-                index: self.index,
-                address,
-                broadcast,
-                multicast: flags
-                    .intersects(InterfaceFlags::IFF_MULTICAST | InterfaceFlags::IFF_LOOPBACK),
-                running: flags.contains(InterfaceFlags::IFF_RUNNING),
-            })
+        self.addresses.iter().map(move |address| Interface {
+            name: self.name.clone(),
+            index: self.index,
+            address: address.ip,
+            prefix: address.prefix,
+            broadcast: address.broadcast,
+            multicast: flags
+                .intersects(InterfaceFlags::IFF_MULTICAST | InterfaceFlags::IFF_LOOPBACK),
+            running: flags.contains(InterfaceFlags::IFF_RUNNING),
+        })
     }
 
     /// With the address that suits a group best; with the wanted one if it has that.
@@ -240,9 +272,20 @@ fn links() -> Result<Vec<Link>, Error> {
             let broadcast = given
                 .or_else(|| broadcast_of(v4.ip(), mask?))
                 .filter(|_| can);
-            link.addresses.push((v4.ip().into(), broadcast));
+            link.addresses.push(Address {
+                ip: v4.ip().into(),
+                prefix: mask.map_or(32, |mask| mask.to_bits().count_ones()),
+                broadcast,
+            });
         } else if let Some(v6) = address.as_sockaddr_in6() {
-            link.addresses.push((v6.ip().into(), None));
+            let mask = entry
+                .netmask
+                .and_then(|address| Some(address.as_sockaddr_in6()?.ip()));
+            link.addresses.push(Address {
+                ip: v6.ip().into(),
+                prefix: mask.map_or(128, |mask| mask.to_bits().count_ones()),
+                broadcast: None,
+            });
         }
     }
     Ok(found.into_values().collect())
@@ -263,7 +306,7 @@ fn by_name_or_address<'a>(links: &'a [Link], wanted: &str) -> Option<&'a Link> {
     let zone = wanted.split_once('%').map(|(_, zone)| zone);
     let address = address_of(wanted);
     links.iter().find(|link| {
-        let has = link.addresses.iter().any(|&(ip, _)| Some(ip) == address);
+        let has = link.addresses.iter().any(|own| Some(own.ip) == address);
         let in_zone =
             zone.is_none_or(|zone| link.name == zone || zone.parse() == Ok::<u32, _>(link.index));
         link.name == wanted || (has && in_zone)
@@ -392,15 +435,20 @@ mod tests {
     #[test]
     fn the_address_suits_the_group() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let address = |text: &str, prefix, broadcast| Address {
+            ip: ip(text),
+            prefix,
+            broadcast,
+        };
         let link = Link {
             name: "eth0".into(),
             index: 7,
             flags: InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST,
             addresses: vec![
-                (ip("10.0.0.1"), Some(Ipv4Addr::new(10, 0, 0, 255))),
-                (ip("10.1.0.1"), Some(Ipv4Addr::new(10, 1, 0, 255))),
-                (ip("fe80::1"), None),
-                (ip("2001:db8::1"), None),
+                address("10.0.0.1", 24, Some(Ipv4Addr::new(10, 0, 0, 255))),
+                address("10.1.0.1", 24, Some(Ipv4Addr::new(10, 1, 0, 255))),
+                address("fe80::1", 64, None),
+                address("2001:db8::1", 64, None),
             ],
         };
         for (group, wanted, address) in [
@@ -416,5 +464,10 @@ mod tests {
             let found = link.with(wanted.map(ip), group.parse().unwrap()).unwrap();
             assert_eq!(found.address(), ip(address), "{group} {wanted:?}");
         }
+        let found = link.with(None, Group::default()).unwrap();
+        assert!(found.is_neighbour(ip("10.0.0.255")) && !found.is_neighbour(ip("10.0.1.1")));
+        let found = link.with(None, "ff15::7".parse().unwrap()).unwrap();
+        assert!(found.is_neighbour(ip("2001:db8::ff")) && found.is_neighbour(ip("fe80::7")));
+        assert!(!found.is_neighbour(ip("2001:db8:0:1::1")) && !found.is_neighbour(ip("10.0.0.7")));
     }
 }

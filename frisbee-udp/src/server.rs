@@ -99,6 +99,19 @@ impl ServerSocket {
         self.socket.send(self.destination, bytes, segment).await
     }
 
+    /// As [`Self::multicast`], to one client.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn send_to(
+        &self,
+        destination: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+    ) -> io::Result<()> {
+        self.socket.send(destination, bytes, segment).await
+    }
+
     /// Waits for requests.
     ///
     /// # Errors
