@@ -14,6 +14,7 @@ const EXAMPLES: &str = "Examples:
   frisbee-client --yes --disk nvme,smallest
   frisbee-client --uuid 8d0ca7b2-1f5e-4a3a-9a52-6a4b1b1c9d10 disk.img
   frisbee-client --group 239.192.7.2:7001 --base-group 239.192.7.1:7001 --yes /dev/sda
+  frisbee-client --probe --interface eth0
   frisbee-client --allow-legacy --allow-unsigned --yes /dev/sda
 
 The client takes the first image announced on the group that a trusted owner has signed. The target is not touched
@@ -24,7 +25,7 @@ The last example takes whatever is announced first, also an Emulab image.";
 #[derive(Debug, Parser)]
 #[command(name = "frisbee-client", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
-    /// Multicast group and UDP port that the server was given
+    /// Multicast group (or broadcast address) and UDP port that the server was given
     #[arg(
         short,
         long,
@@ -32,7 +33,7 @@ pub struct Cli {
         default_value = "239.192.7.1:7001"
     )]
     pub(crate) group: String,
-    /// Network interface, by name or IPv4 address [default: where the system routes the group to]
+    /// Network interface, by name or address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
     /// For a delta: a group on which its base is sent; repeated for a delta of a delta, the nearest base first
@@ -52,6 +53,10 @@ pub struct Cli {
     /// Give up when nothing useful has come for this long [default: wait for ever]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) timeout: Option<u64>,
+    /// Install nothing: find out with `frisbeed --probe` on another machine whether multicast works between the two, and
+    /// if not, why. With the address of that machine more can be told if nothing comes of it
+    #[arg(long, value_name = "SERVER", num_args = 0..=1, require_equals = true, conflicts_with_all = ["target", "disk"])]
+    pub(crate) probe: Option<Option<String>>,
     /// Print JSON events to stdout
     #[arg(long)]
     pub(crate) json: bool,

@@ -44,6 +44,9 @@ impl Cli {
         if self.choice.list(self.json)? {
             return Ok(());
         }
+        if let Some(server) = &self.probe {
+            return crate::probe::run(self, server.as_deref());
+        }
         self.target = self.choice.choose("frisbee-client")?;
         self.install.after.check()?;
         let trust = Arc::new(self.legacy.load_trust(&self.trust)?);

@@ -8,7 +8,9 @@ mod admission;
 mod cli;
 mod image;
 mod install;
+mod membership;
 mod patience;
+mod probe;
 mod receiver;
 
 pub use cli::Cli;

@@ -14,6 +14,7 @@ use tokio::sync::mpsc as async_mpsc;
 use tokio::time::sleep_until;
 
 use crate::admission::{Accepted, Gate, Policy};
+use crate::membership::Membership;
 use crate::patience::{Patience, Verdict};
 
 /// Time between two looks at the kernel's drop counter and at the progress made.
@@ -124,6 +125,7 @@ impl Receiver {
         let mut drive = Drive {
             layer: options.layer,
             place: format!("{} on {}", options.group, options.interface),
+            membership: Membership::new(now, options.group, options.interface),
             drops: socket.drop_counter(),
             socket,
             client: Client::new(now, config, gate),
@@ -170,6 +172,7 @@ struct Drive {
     /// Group and interface, for messages.
     place: String,
     socket: ClientSocket,
+    membership: Membership,
     drops: DropCounter,
     client: Client<Gate>,
     messages: mpsc::Sender<Message>,
@@ -315,6 +318,12 @@ impl Drive {
     fn keep_house(&mut self, now: Instant) -> Result<(), Failure> {
         self.housekeeping = now + HOUSEKEEPING;
         self.note_drops();
+        if let Some(news) = self.membership.look(now, &mut self.socket) {
+            if news.moved {
+                self.drops = self.socket.drop_counter();
+            }
+            self.line(news.line);
+        }
         let stats = self.client.stats();
         let progress = stats.proven.saturating_add(stats.objects_done);
         match self.patience.look(now, progress, self.is_waited_for()) {

@@ -15,6 +15,8 @@ Examples:
     frisbeed --group 239.192.7.2:7001 --interface eth0 other.frz
   Leave room for others on a gigabit network, and end when all clients are done:
     frisbeed --rate 700M --exit-after 60 --interface eth0 golden.frz
+  Does multicast work here, and why not? (frisbee-client --probe on the other machines)
+    frisbeed --probe --interface eth0
   Serve an old image of Emulab to clients that accept such (--allow-legacy):
     frisbeed --interface eth0 old.ndz";
 
@@ -25,11 +27,11 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "frisbeed", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
-    /// Multicast group and UDP port; clients have to be given the same
+    /// Multicast group (or broadcast address) and UDP port; clients have to be given the same
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value_t = String::from("239.192.7.1:7001"))]
     pub(crate) group: String,
 
-    /// Network interface to serve on, by name or IPv4 address [default: where the system routes the group to]
+    /// Network interface to serve on, by name or address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
 
@@ -37,7 +39,7 @@ pub struct Cli {
     #[arg(short, long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) rate: Option<u64>,
 
-    /// Time to live of the datagrams: 1 stays in the local network, more passes multicast routers
+    /// Time to live (hop limit) of the datagrams: 1 stays in the local network, more passes multicast routers
     #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) ttl: u8,
 
@@ -45,11 +47,16 @@ pub struct Cli {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) exit_after: Option<u64>,
 
+    /// Serve nothing: find out with `frisbee-client --probe` on other machines whether multicast works between them,
+    /// at what rate (up to --rate, or 1 Gbit/s, for some seconds) and up to which size; until stopped, or --exit-after
+    #[arg(long, conflicts_with = "image")]
+    pub(crate) probe: bool,
+
     /// Report as JSON, one object per line on stdout: start, progress, message, finish, fail
     #[arg(long)]
     pub(crate) json: bool,
 
     /// Image to serve, of this project (frz) or of Emulab (ndz)
-    #[arg(value_name = "IMAGE")]
-    pub(crate) image: PathBuf,
+    #[arg(value_name = "IMAGE", required_unless_present = "probe")]
+    pub(crate) image: Option<PathBuf>,
 }

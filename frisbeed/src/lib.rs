@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod drive;
 mod image;
+mod probe;
 mod reader;
 mod signals;
 mod status;
@@ -46,14 +47,22 @@ impl Cli {
     pub fn run(&self) -> Result<(), Failure> {
         let group: Group = self.group.parse().map_err(network)?;
         let interface = Interface::find(self.interface.as_deref(), group).map_err(network)?;
-        let image = ImageFile::open(&self.image)?;
+        let image = match &self.image {
+            Some(image) if !self.probe => Some(ImageFile::open(image)?),
+            _ => None,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| {
                 Failure::new(Exit::Internal, format!("cannot start the runtime: {error}"))
             })?;
-        runtime.block_on(serve(self, group, &interface, image))
+        match (&self.image, image) {
+            (Some(file), Some(image)) => {
+                runtime.block_on(serve(self, group, &interface, file, image))
+            }
+            _ => runtime.block_on(probe::probe(self, group, &interface)),
+        }
     }
 }
 
@@ -61,6 +70,7 @@ async fn serve(
     cli: &Cli,
     group: Group,
     interface: &Interface,
+    file: &Path,
     image: ImageFile,
 ) -> Result<(), Failure> {
     // Before the first line is printed: whoever reads it may send a signal.
@@ -75,13 +85,14 @@ async fn serve(
         .map_err(|error| Failure::new(Exit::Network, error))?;
     let config = ServerConfig {
         ceiling: cli.rate,
+        framing: frisbee_proto::framing(group.address().ip()),
         seed: random_seed()?,
         ..ServerConfig::default()
     };
     let server = Server::new(Instant::now(), config, image.protocol_image())
-        .map_err(|error| in_file(&cli.image, Failure::new(Exit::Input, error)))?;
+        .map_err(|error| in_file(file, Failure::new(Exit::Input, error)))?;
     let start = Start {
-        file: &cli.image,
+        file,
         image: &image,
         group,
         interface,

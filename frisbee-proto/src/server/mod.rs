@@ -20,6 +20,7 @@ use self::announcer::Announcer;
 use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
+pub(crate) use self::pacing::wire_time;
 use self::rate::Rate;
 use self::room::Room;
 pub use self::types::{Image, Loaded, Parity, ServerConfig, ServerOutput, ServerStats, Transmit};
@@ -29,7 +30,7 @@ use crate::wire::{
     self, Announce, Item, MAX_REPAIRS, Message, ParityBlock, Repair, RequestHead, SEGMENT_SIZE,
     Stream,
 };
-use crate::{Error, FRAMING, ObjectInfo};
+use crate::{Error, ObjectInfo};
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
@@ -59,6 +60,7 @@ pub struct Server {
     stream: Stream,
     max_segments: u32,
     request_address: Option<SocketAddr>,
+    framing: usize,
     wanted: Wanted,
     history: History,
     cache: Cache<Loaded>,
@@ -102,6 +104,7 @@ impl Server {
                 .unwrap_or(u32::MAX)
                 .clamp(1, 60),
             request_address: config.request_address,
+            framing: config.framing,
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
@@ -109,9 +112,9 @@ impl Server {
             path: Vec::new(),
             rate: Rate::new(now, config.ceiling),
             room: Room::new(now),
-            pacer: Pacer::new(now),
+            pacer: Pacer::new(now, config.framing),
             sequence: random.u32(..).into(),
-            announcer: Announcer::new(),
+            announcer: Announcer::new(config.framing),
             started: now,
             beginning: None,
             parity_wanted: 0,
@@ -234,7 +237,7 @@ impl Server {
             return ServerOutput::Wait(Some(until));
         }
         let allowed = self.pacer.allowance(now, rate).min(self.max_segments);
-        let least = Pacer::worthwhile(rate, self.max_segments);
+        let least = self.pacer.worthwhile(rate, self.max_segments);
         if allowed < least {
             return ServerOutput::Wait(Some(self.pacer.ready(least, rate).min(announce_at)));
         }
@@ -530,7 +533,7 @@ impl Server {
     fn transmit(&mut self, now: Instant, buffer: &[u8], datagrams: u32) -> ServerOutput {
         let datagrams = datagrams as usize;
         let segment = buffer.len() / datagrams.max(1);
-        let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
+        let wire_bytes = u64::try_from(buffer.len() + datagrams * self.framing).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
         self.rate.sent(wire_bytes);
         self.stats.datagrams += datagrams as u64;
