@@ -75,8 +75,13 @@ pub mod wire;
 
 use chunkfmt::tree::Cv;
 
-pub use client::{Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event};
-pub use server::{Image, Loaded, Server, ServerConfig, ServerOutput, ServerStats, Transmit};
+pub use client::{
+    Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event, Unicast,
+};
+pub use server::{
+    Image, LaneStats, Loaded, Server, ServerConfig, ServerOutput, ServerStats, Service,
+    ServiceConfig, ServiceOutput, Site, Transmit,
+};
 
 /// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.
 pub const MAX_OBJECT_BLOCKS: u32 = 1 << 28;

@@ -15,6 +15,8 @@ pub(super) const TICK: Duration = Duration::from_millis(25);
 pub(super) const SLOW_TICK: Duration = Duration::from_millis(250);
 /// A REQUEST without items, at random after the first to twice as long: servers show who is there.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// The same to a server that sends to this client alone, and stops when it hears nothing.
+pub(super) const LANE_HEARTBEAT: Duration = Duration::from_secs(1);
 /// An idle server can have heard of what was asked for so long ago.
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.

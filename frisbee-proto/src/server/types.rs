@@ -29,6 +29,8 @@ pub struct ServerConfig {
     pub max_segments: usize,
     /// Bytes of loaded objects that the server keeps (object 0 beside them); at least the largest object is kept.
     pub cache_bytes: usize,
+    /// The datagrams go to one client alone instead of a group, and ANNOUNCEs say so.
+    pub lane: bool,
     /// Where clients send requests, if not to the source address of the server's datagrams.
     pub request_address: Option<SocketAddr>,
     /// Seed of everything random, from the system's random source: the number of this run's stream comes from it, and
@@ -42,6 +44,7 @@ impl Default for ServerConfig {
             ceiling: None,
             max_segments: 60,
             cache_bytes: 32 << 20,
+            lane: false,
             request_address: None,
             seed: 0,
         }
@@ -122,6 +125,22 @@ pub struct ServerStats {
     pub overload: u64,
     /// Objects that could not be loaded, or were not what the manifest says.
     pub load_failures: u64,
+}
+
+impl ServerStats {
+    /// Adds what another machine has done.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.datagrams += other.datagrams;
+        self.wire_bytes += other.wire_bytes;
+        self.blocks += other.blocks;
+        self.repair_blocks += other.repair_blocks;
+        self.proofs += other.proofs;
+        self.announces += other.announces;
+        self.requests += other.requests;
+        self.rejected += other.rejected;
+        self.overload += other.overload;
+        self.load_failures += other.load_failures;
+    }
 }
 
 impl Loaded {

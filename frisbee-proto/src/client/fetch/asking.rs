@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::requests::Requests;
-use super::super::timing::{FIRST_WAIT, HEARTBEAT, PATIENCE, REFILL_WAIT, REQUEST_GAP, soon};
+use super::super::timing::{
+    FIRST_WAIT, HEARTBEAT, LANE_HEARTBEAT, PATIENCE, REFILL_WAIT, REQUEST_GAP, soon,
+};
 use super::super::{ClientOutput, ClientStats};
 use super::{Asked, Fetch, Reported};
 use crate::FRAMING;
@@ -188,8 +190,8 @@ impl Fetch {
             dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
             no_buffer: u32::try_from(no_buffer).unwrap_or(u32::MAX),
             echo: Some(server.echo(now)),
-            unicast: false,
-            token: 0,
+            unicast: server.announce.lane,
+            token: self.token,
         };
         let stream = Stream {
             number: server.stream(),
@@ -203,7 +205,12 @@ impl Fetch {
         stats.requests += 1;
         stats.lost += u64::from(lost);
         self.requested = Some(now);
-        let beat = u64::try_from(HEARTBEAT.as_micros()).unwrap_or(u64::MAX);
+        let beat = if self.has_lane() {
+            LANE_HEARTBEAT
+        } else {
+            HEARTBEAT
+        };
+        let beat = u64::try_from(beat.as_micros()).unwrap_or(u64::MAX);
         self.heartbeat_at = soon(now, beat..beat * 2, &mut self.random);
     }
 }
