@@ -29,7 +29,7 @@ fn request(uuid: [u8; 16], token: u64, objects: u32) -> Vec<u8> {
 fn an_unproven_address_gets_less_than_was_sent_in_its_name() {
     let golden = Golden::usual(30, 1);
     let mut hall = Hall::new(1);
-    hall.desk(&[golden.clone()], Some(RATE), ServiceConfig::default());
+    hall.desk(&[&golden], Some(RATE), ServiceConfig::default());
     let victim = SocketAddr::from(([10, 9, 9, 9], 53));
     for (uuid, token, objects) in [
         ([0; 16], 0, 0),
@@ -58,12 +58,12 @@ fn an_unproven_address_gets_less_than_was_sent_in_its_name() {
 fn a_flood_of_knocks_does_not_slow_the_group() {
     let golden = Golden::usual(30, 2);
     let mut alone = Hall::new(2);
-    alone.desk(&[golden.clone()], Some(RATE), ServiceConfig::default());
+    alone.desk(&[&golden], Some(RATE), ServiceConfig::default());
     alone.guest(&golden, Unicast::Never);
     alone.run();
 
     let mut hall = Hall::new(2);
-    hall.desk(&[golden.clone()], Some(RATE), ServiceConfig::default());
+    hall.desk(&[&golden], Some(RATE), ServiceConfig::default());
     hall.guest(&golden, Unicast::Never);
     let mut random = fastrand::Rng::with_seed(2);
     while hall.guests[0].finished.is_none() {
@@ -96,7 +96,7 @@ fn one_host_cannot_take_all_lanes_and_a_full_server_has_room_again() {
         ..ServiceConfig::default()
     };
     let mut hall = Hall::new(3);
-    hall.desk(&[golden.clone()], Some(RATE), config);
+    hall.desk(&[&golden], Some(RATE), config);
     let greedy = |port| SocketAddr::from(([10, 0, 7, 7], port));
     // Their owner is really there, so it can read the tokens.
     let service = |hall: &Hall| hall.desks[0].site.services()[0].lane_stats();
@@ -133,7 +133,7 @@ fn learn(service: &mut frisbee_proto::Service, now: std::time::Instant, from: So
 fn a_token_of_another_address_is_of_no_use() {
     let golden = Golden::usual(6, 4);
     let mut hall = Hall::new(4);
-    hall.desk(&[golden.clone()], Some(RATE), ServiceConfig::default());
+    hall.desk(&[&golden], Some(RATE), ServiceConfig::default());
     let own = SocketAddr::from(([10, 0, 7, 7], 1000));
     let service = hall.desks[0].site.service(0).unwrap();
     let token = learn(service, hall.now, own);
@@ -158,7 +158,7 @@ fn without_lanes_no_knock_is_answered() {
         ..ServiceConfig::default()
     };
     let mut hall = Hall::new(5);
-    hall.desk(&[golden.clone()], Some(RATE), config);
+    hall.desk(&[&golden], Some(RATE), config);
     for token in 0..10 {
         let from = SocketAddr::from(([10, 0, 7, 7], 1000));
         hall.send(0, 0, from, request(golden.image.uuid, token, 3));

@@ -104,7 +104,7 @@ impl Hall {
     /// A process that starts now.
     pub(crate) fn desk(
         &mut self,
-        goldens: &[Arc<Golden>],
+        goldens: &[&Arc<Golden>],
         ceiling: Option<u64>,
         config: ServiceConfig,
     ) -> usize {
@@ -125,7 +125,7 @@ impl Hall {
         let services = services.collect();
         self.desks.push(Desk {
             site: Site::new(self.now, ceiling, services),
-            goldens: goldens.to_vec(),
+            goldens: goldens.iter().copied().cloned().collect(),
             up: true,
             wake: Some(self.now),
             started: self.now,

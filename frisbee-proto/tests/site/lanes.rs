@@ -18,7 +18,7 @@ const FALLBACK: Unicast = Unicast::Fallback {
 fn a_single_client_without_multicast() {
     let golden = Golden::usual(20, 1);
     let mut hall = Hall::new(1);
-    hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+    hall.desk(&[&golden], RATE, ServiceConfig::default());
     let guest = hall.guest(&golden, Unicast::Always(place(0, 0)));
     hall.guests[guest].hears_group = false;
     hall.run();
@@ -38,7 +38,11 @@ fn a_single_client_without_multicast() {
 fn the_port_says_which_of_several_images_is_meant() {
     let goldens = [Golden::usual(6, 1), Golden::usual(8, 2)];
     let mut hall = Hall::new(2);
-    hall.desk(&goldens, RATE, ServiceConfig::default());
+    hall.desk(
+        &goldens.iter().collect::<Vec<_>>(),
+        RATE,
+        ServiceConfig::default(),
+    );
     for (image, golden) in goldens.iter().enumerate() {
         let guest = hall.guest(golden, Unicast::Always(place(0, image)));
         hall.guests[guest].hears_group = false;
@@ -50,7 +54,7 @@ fn the_port_says_which_of_several_images_is_meant() {
 fn a_client_that_multicast_does_not_reach_falls_back() {
     let golden = Golden::usual(20, 3);
     let mut hall = Hall::new(3);
-    hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+    hall.desk(&[&golden], RATE, ServiceConfig::default());
     let named = Unicast::Fallback {
         server: Some(place(0, 0)),
         after: Duration::from_secs(3),
@@ -75,7 +79,7 @@ fn a_straggler_asks_the_server_that_it_has_heard_and_goes_back_when_the_group_is
         let golden = Golden::usual(60, seed);
         let mut hall = Hall::new(seed);
         let rate = Some(40_000_000);
-        hall.desk(&[golden.clone()], rate, ServiceConfig::default());
+        hall.desk(&[&golden], rate, ServiceConfig::default());
         let guests: Vec<usize> = (0..4).map(|_| hall.guest(&golden, FALLBACK)).collect();
         hall.run_for(Duration::from_secs(1));
         hall.guests[guests[0]].hears_group = false;
@@ -97,7 +101,7 @@ fn a_lane_survives_the_server_and_an_absence_of_a_minute() {
     for seed in 0..8 {
         let golden = Golden::usual(20, seed);
         let mut hall = Hall::new(seed);
-        hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+        hall.desk(&[&golden], RATE, ServiceConfig::default());
         let guest = hall.guest(&golden, Unicast::Always(place(0, 0)));
         hall.guests[guest].hears_group = false;
         hall.run_for(Duration::from_millis(500));
@@ -105,7 +109,7 @@ fn a_lane_survives_the_server_and_an_absence_of_a_minute() {
         hall.run_for(Duration::from_secs(60));
         let before = hall.guests[guest].objects();
         // Another run at the same address, which knows nothing of the lane.
-        let again = hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+        let again = hall.desk(&[&golden], RATE, ServiceConfig::default());
         hall.desks.swap(0, again);
         hall.run();
         let sent = hall.desks[0].site.services()[0].stats().blocks;
@@ -123,7 +127,7 @@ fn a_client_whose_cable_was_out_for_a_minute() {
     for unicast in [FALLBACK, Unicast::Always(place(0, 0))] {
         let golden = Golden::usual(20, 5);
         let mut hall = Hall::new(5);
-        hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+        hall.desk(&[&golden], RATE, ServiceConfig::default());
         let guest = hall.guest(&golden, unicast);
         hall.run_for(Duration::from_millis(500));
         hall.guests[guest].cut_off = true;
@@ -143,7 +147,7 @@ fn a_client_whose_cable_was_out_for_a_minute() {
 fn objects_are_read_once_for_all_lanes() {
     let golden = Golden::usual(20, 6);
     let mut hall = Hall::new(6);
-    hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+    hall.desk(&[&golden], RATE, ServiceConfig::default());
     for _ in 0..8 {
         let guest = hall.guest(&golden, Unicast::Always(place(0, 0)));
         hall.guests[guest].hears_group = false;

@@ -13,7 +13,11 @@ fn images_have_equal_shares_of_the_rate_and_one_alone_has_it_all() {
         // 3 images of equal size, one of them wanted by three clients: that is no reason for more.
         let goldens: Vec<_> = (0..3).map(|seed| Golden::usual(12, seed)).collect();
         let mut hall = Hall::new(rate);
-        hall.desk(&goldens, Some(rate), ServiceConfig::default());
+        hall.desk(
+            &goldens.iter().collect::<Vec<_>>(),
+            Some(rate),
+            ServiceConfig::default(),
+        );
         for golden in [
             &goldens[0],
             &goldens[1],
@@ -48,7 +52,11 @@ fn what_one_image_does_not_use_the_others_have() {
     let goldens: Vec<_> = (0..3).map(|seed| Golden::usual(12, seed)).collect();
     let mut hall = Hall::new(1);
     let rate = 200_000_000;
-    hall.desk(&goldens, Some(rate), ServiceConfig::default());
+    hall.desk(
+        &goldens.iter().collect::<Vec<_>>(),
+        Some(rate),
+        ServiceConfig::default(),
+    );
     hall.guest(&goldens[1], Unicast::Never);
     hall.run();
     let alone = goldens[1].blocks() as f64 * 1122.0 * 8.0 / rate as f64;
@@ -61,7 +69,7 @@ fn lanes_leave_the_group_half_of_the_rate() {
     let golden = Golden::usual(20, 1);
     let mut hall = Hall::new(1);
     let rate = 100_000_000;
-    hall.desk(&[golden.clone()], Some(rate), ServiceConfig::default());
+    hall.desk(&[&golden], Some(rate), ServiceConfig::default());
     for _ in 0..6 {
         let guest = hall.guest(&golden, Unicast::Always(place(0, 0)));
         hall.guests[guest].hears_group = false;
@@ -81,7 +89,11 @@ fn lanes_leave_the_group_half_of_the_rate() {
 fn a_server_that_nobody_asks_is_silent_but_for_one_announce_a_second() {
     let goldens: Vec<_> = (0..2).map(|seed| Golden::usual(3, seed)).collect();
     let mut hall = Hall::new(1);
-    hall.desk(&goldens, Some(1_000_000_000), ServiceConfig::default());
+    hall.desk(
+        &goldens.iter().collect::<Vec<_>>(),
+        Some(1_000_000_000),
+        ServiceConfig::default(),
+    );
     hall.run_for(Duration::from_secs(5));
     let before: Vec<_> = hall.desks[0]
         .site

@@ -30,8 +30,8 @@ fn a_standby_is_silent_takes_over_and_steps_back() {
     for seed in 0..10 {
         let golden = Golden::usual(30, seed);
         let mut hall = Hall::new(seed);
-        let primary = hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
-        let standby = hall.desk(&[golden.clone()], RATE, STANDBY);
+        let primary = hall.desk(&[&golden], RATE, ServiceConfig::default());
+        let standby = hall.desk(&[&golden], RATE, STANDBY);
         for _ in 0..3 {
             hall.guest(&golden, Unicast::Never);
         }
@@ -49,7 +49,7 @@ fn a_standby_is_silent_takes_over_and_steps_back() {
         assert!(sent < golden.blocks() * 7 / 10, "seed {seed}: {sent} again");
 
         // The primary is back, as another run.
-        let again = hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+        let again = hall.desk(&[&golden], RATE, ServiceConfig::default());
         hall.run_for(Duration::from_secs(5));
         assert_eq!(hall.desks[standby].stepped_back, 1, "seed {seed}");
         let before = hall.desks[standby].sent;
@@ -65,8 +65,8 @@ fn a_standby_that_is_alone_serves_and_of_two_only_one() {
     for seed in 0..10 {
         let golden = Golden::usual(10, seed);
         let mut hall = Hall::new(seed);
-        hall.desk(&[golden.clone()], RATE, STANDBY);
-        hall.desk(&[golden.clone()], RATE, STANDBY);
+        hall.desk(&[&golden], RATE, STANDBY);
+        hall.desk(&[&golden], RATE, STANDBY);
         hall.guest(&golden, Unicast::Never);
         hall.run();
         hall.run_for(Duration::from_secs(10));
@@ -79,8 +79,8 @@ fn a_standby_that_is_alone_serves_and_of_two_only_one() {
 fn another_image_on_the_group_is_no_reason_to_be_silent() {
     let (golden, other) = (Golden::usual(5, 1), Golden::usual(5, 2));
     let mut hall = Hall::new(1);
-    hall.desk(&[other], RATE, ServiceConfig::default());
-    hall.desk(&[golden.clone()], RATE, STANDBY);
+    hall.desk(&[&other], RATE, ServiceConfig::default());
+    hall.desk(&[&golden], RATE, STANDBY);
     hall.guest(&golden, Unicast::Never);
     hall.run();
 }
@@ -89,8 +89,8 @@ fn another_image_on_the_group_is_no_reason_to_be_silent() {
 fn a_standby_serves_who_names_it() {
     let golden = Golden::usual(5, 1);
     let mut hall = Hall::new(1);
-    hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
-    let standby = hall.desk(&[golden.clone()], RATE, STANDBY);
+    hall.desk(&[&golden], RATE, ServiceConfig::default());
+    let standby = hall.desk(&[&golden], RATE, STANDBY);
     let guest = hall.guest(&golden, Unicast::Always(place(standby, 0)));
     hall.guests[guest].hears_group = false;
     hall.run();
@@ -102,14 +102,14 @@ fn servers_that_are_gone_for_a_minute() {
     for seed in 0..10 {
         let golden = Golden::usual(20, seed);
         let mut hall = Hall::new(seed);
-        hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+        hall.desk(&[&golden], RATE, ServiceConfig::default());
         for _ in 0..3 {
             hall.guest(&golden, Unicast::Never);
         }
         hall.run_for(Duration::from_secs(1));
         hall.desks[0].up = false;
         hall.run_for(Duration::from_secs(60));
-        hall.desk(&[golden.clone()], RATE, ServiceConfig::default());
+        hall.desk(&[&golden], RATE, ServiceConfig::default());
         hall.run();
         let after = hall.time() - Duration::from_secs(61);
         assert!(after < Duration::from_secs(3), "seed {seed}: {after:?}");
