@@ -24,7 +24,7 @@ The last example takes whatever is announced first, also an Emulab image.";
 #[derive(Debug, Parser)]
 #[command(name = "frisbee-client", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
-    /// Multicast group and UDP port that the server was given
+    /// Multicast group (or broadcast address) and UDP port that the server was given
     #[arg(
         short,
         long,
@@ -32,7 +32,7 @@ pub struct Cli {
         default_value = "239.192.7.1:7001"
     )]
     pub(crate) group: String,
-    /// Network interface, by name or IPv4 address [default: where the system routes the group to]
+    /// Network interface, by name or address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
     /// For a delta: a group on which its base is sent; repeated for a delta of a delta, the nearest base first

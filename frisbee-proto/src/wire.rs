@@ -16,8 +16,8 @@ pub const VERSION: u8 = 1;
 pub const HEADER_SIZE: usize = 32;
 /// Bytes of a DATA or PROOF datagram.
 pub const SEGMENT_SIZE: usize = HEADER_SIZE + BLOCK_SIZE;
-/// Most bytes of any datagram: UDP payload of a 1500-byte Ethernet frame over IPv4.
-pub const MAX_DATAGRAM: usize = 1472;
+/// Most bytes of any datagram: UDP payload of a 1500-byte Ethernet frame over IPv6.
+pub const MAX_DATAGRAM: usize = 1452;
 /// Most items of a REQUEST.
 pub const MAX_ITEMS: usize = 64;
 /// Objects that the promise of an ANNOUNCE covers.

@@ -25,11 +25,11 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "frisbeed", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
-    /// Multicast group and UDP port; clients have to be given the same
+    /// Multicast group (or broadcast address) and UDP port; clients have to be given the same
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value_t = String::from("239.192.7.1:7001"))]
     pub(crate) group: String,
 
-    /// Network interface to serve on, by name or IPv4 address [default: where the system routes the group to]
+    /// Network interface to serve on, by name or address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
 
@@ -37,7 +37,7 @@ pub struct Cli {
     #[arg(short, long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) rate: Option<u64>,
 
-    /// Time to live of the datagrams: 1 stays in the local network, more passes multicast routers
+    /// Time to live (hop limit) of the datagrams: 1 stays in the local network, more passes multicast routers
     #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) ttl: u8,
 

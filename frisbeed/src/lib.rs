@@ -75,6 +75,7 @@ async fn serve(
         .map_err(|error| Failure::new(Exit::Network, error))?;
     let config = ServerConfig {
         ceiling: cli.rate,
+        framing: frisbee_proto::framing(group.address().ip()),
         seed: random_seed()?,
         ..ServerConfig::default()
     };

@@ -1,5 +1,6 @@
 //! A server and clients in a room, installing one image: what most multicast tests begin with.
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
@@ -97,7 +98,7 @@ pub fn serve(
     machine: &Machine,
     scene: &Scene,
     image: &Path,
-    group: SocketAddrV4,
+    group: impl Display,
     rate: &str,
 ) -> Result<Background> {
     let server = Background::start(
@@ -117,7 +118,7 @@ pub fn student(
     machine: &Machine,
     scene: &Scene,
     target: PathBuf,
-    group: SocketAddrV4,
+    group: impl Display,
 ) -> Result<Student> {
     let client = Background::start(
         machine

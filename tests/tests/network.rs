@@ -105,7 +105,7 @@ fn interfaces_and_groups_that_cannot_be() -> Result<()> {
         ),
         (&["--interface", "lo", "--group", "239.192.7.1:0"], "port"),
         (&["--interface", "lo", "--group", "239.192.7.1:70000"], ""),
-        (&["--interface", "lo", "--group", "[ff15::7]:7001"], "IPv6"),
+        (&["--interface", "lo", "--group", "[ff11::7]:7001"], "scope"),
         (&["--interface", "lo", "--group", "eth0"], ""),
     ];
     for (options, part) in wrong {

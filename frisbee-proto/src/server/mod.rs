@@ -31,7 +31,7 @@ pub use self::types::{Image, Loaded, ServerConfig, ServerOutput, ServerStats, Tr
 use self::wanted::{Candidate, Wanted};
 use crate::layout::{Layout, Unit};
 use crate::wire::{self, Announce, Item, Message, RequestHead, SEGMENT_SIZE, Stream};
-use crate::{Error, FRAMING, ObjectInfo};
+use crate::{Error, ObjectInfo};
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
@@ -52,6 +52,7 @@ pub struct Server {
     max_segments: u32,
     lane: bool,
     request_address: Option<SocketAddr>,
+    framing: usize,
     wanted: Wanted,
     history: History,
     cache: Cache,
@@ -91,13 +92,14 @@ impl Server {
             max_segments: batch(config.max_segments),
             lane: config.lane,
             request_address: config.request_address,
+            framing: config.framing,
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
             rate: Rate::new(now, config.ceiling),
-            pacer: Pacer::new(now),
+            pacer: Pacer::new(now, config.framing),
             sequence: random.u32(..).into(),
-            announcer: Announcer::new(),
+            announcer: Announcer::new(config.framing),
             started: now,
             work: 0,
             work_since: now,
@@ -187,7 +189,7 @@ impl Server {
             return ServerOutput::Wait(Some(announce_at));
         }
         let allowed = self.pacer.allowance(now, rate).min(self.max_segments);
-        let least = Pacer::worthwhile(rate, self.max_segments);
+        let least = self.pacer.worthwhile(rate, self.max_segments);
         if allowed < least {
             return ServerOutput::Wait(Some(self.pacer.ready(least, rate).min(announce_at)));
         }
@@ -424,7 +426,7 @@ impl Server {
         } else {
             SEGMENT_SIZE
         };
-        let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
+        let wire_bytes = u64::try_from(buffer.len() + datagrams * self.framing).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
         self.rate.sent(wire_bytes);
         self.stats.datagrams += datagrams as u64;

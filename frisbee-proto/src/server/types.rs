@@ -22,7 +22,7 @@ pub struct Image {
 /// How a server behaves. `ServerConfig::default()` is what a daemon without options uses, but for the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerConfig {
-    /// Rate never exceeded, in bits per second on the wire ([`crate::FRAMING`] included). `None`: what clients keep up
+    /// Rate never exceeded, in bits per second on the wire (`framing` included). `None`: what clients keep up
     /// with, from 200 Mbit/s upwards.
     pub ceiling: Option<u64>,
     /// Most datagrams in one [`Transmit`], 1 to 60 (at most 65,000 bytes, what UDP segmentation offload takes).
@@ -33,6 +33,8 @@ pub struct ServerConfig {
     pub lane: bool,
     /// Where clients send requests, if not to the source address of the server's datagrams.
     pub request_address: Option<SocketAddr>,
+    /// Bytes that a datagram costs beside its payload: what [`crate::framing`] says for the address of the group.
+    pub framing: usize,
     /// Seed of everything random, from the system's random source: the number of this run's stream comes from it, and
     /// a restarted server must have another one.
     pub seed: u64,
@@ -46,6 +48,7 @@ impl Default for ServerConfig {
             cache_bytes: 32 << 20,
             lane: false,
             request_address: None,
+            framing: crate::FRAMING,
             seed: 0,
         }
     }
@@ -107,7 +110,7 @@ pub struct Transmit {
 pub struct ServerStats {
     /// Datagrams sent, of every kind.
     pub datagrams: u64,
-    /// Bytes sent, [`crate::FRAMING`] included.
+    /// Bytes sent, [`ServerConfig::framing`] included.
     pub wire_bytes: u64,
     /// DATA datagrams sent.
     pub blocks: u64,
