@@ -10,7 +10,7 @@ use super::proof::Proof;
 use super::standby::Standby;
 use super::{Image, Loaded, Server, ServerConfig, ServerOutput, ServerStats, Transmit};
 use crate::wire::{self, Datagram, Message, RequestHead, Stream};
-use crate::{Error, FRAMING};
+use crate::Error;
 
 /// Bytes of loaded objects that a lane keeps: few, since all machines of an image share what is loaded.
 const LANE_CACHE: usize = 4 << 20;
@@ -324,6 +324,11 @@ impl Service {
         }
     }
 
+    /// Bytes that a datagram costs beside its payload.
+    pub(super) fn framing(&self) -> usize {
+        self.config.server.framing
+    }
+
     fn machine(&mut self, machine: Machine) -> Option<&mut Server> {
         match machine {
             Machine::Group => Some(&mut self.group),
@@ -367,7 +372,7 @@ impl Service {
         };
         self.lane_stats.challenges += 1;
         self.stats.datagrams += 1;
-        self.stats.wire_bytes += (buffer.len() + FRAMING) as u64;
+        self.stats.wire_bytes += (buffer.len() + self.framing()) as u64;
         ServiceOutput::Transmit {
             to: Some(to),
             transmit,

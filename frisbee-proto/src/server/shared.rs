@@ -20,7 +20,7 @@ impl SharedPacer {
     pub(super) fn new(now: Instant, ceiling: Option<u64>) -> Self {
         Self {
             ceiling,
-            pacer: Pacer::new(now),
+            pacer: Pacer::new(now, FRAMING),
         }
     }
 
@@ -29,7 +29,7 @@ impl SharedPacer {
         let Some(rate) = self.ceiling else {
             return Ok(BATCH);
         };
-        let least = Pacer::worthwhile(rate, BATCH);
+        let least = self.pacer.worthwhile(rate, BATCH);
         let most = self.pacer.allowance(now, rate).min(BATCH);
         if most >= least {
             return Ok(most);
@@ -37,12 +37,11 @@ impl SharedPacer {
         Err(self.pacer.ready(least, rate))
     }
 
-    /// A batch leaves.
-    pub(super) fn charge(&mut self, now: Instant, bytes: usize, datagrams: usize) {
+    /// So many bytes on the wire leave.
+    pub(super) fn charge(&mut self, now: Instant, wire_bytes: usize) {
         if let Some(rate) = self.ceiling {
-            let wire = bytes.saturating_add(datagrams.saturating_mul(FRAMING));
-            let wire = u64::try_from(wire).unwrap_or(u64::MAX);
-            self.pacer.charge(now, rate, wire);
+            let wire_bytes = u64::try_from(wire_bytes).unwrap_or(u64::MAX);
+            self.pacer.charge(now, rate, wire_bytes);
         }
     }
 }

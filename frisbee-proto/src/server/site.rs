@@ -51,7 +51,8 @@ impl Site {
                 ServiceOutput::Wait(until) => wait = wait.into_iter().chain(until).min(),
                 output => {
                     if let ServiceOutput::Transmit { transmit, .. } = output {
-                        self.pacer.charge(now, buffer.len(), transmit.datagrams);
+                        let framing = service.framing() * transmit.datagrams;
+                        self.pacer.charge(now, buffer.len() + framing);
                         self.turn = (place + 1) % count;
                     }
                     return (place, output);

@@ -22,6 +22,7 @@ const PLAIN: frisbee_proto::ServerConfig = frisbee_proto::ServerConfig {
     cache_bytes: 32 << 20,
     lane: false,
     request_address: None,
+    framing: frisbee_proto::FRAMING,
     seed: 0,
 };
 
