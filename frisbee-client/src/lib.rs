@@ -9,6 +9,7 @@ mod cli;
 mod image;
 mod install;
 mod patience;
+mod place;
 mod receiver;
 
 pub use cli::Cli;

@@ -172,7 +172,8 @@ pub(crate) fn open_unicast(interface: &Interface, options: ClientOptions) -> Res
     let failed = |step| Error::socket(step, address);
     let socket = new_socket(address)?;
     // A server may come to send everything here.
-    grow_receive_buffer(&socket, options.receive_buffer).map_err(failed("set the receive buffer for"))?;
+    grow_receive_buffer(&socket, options.receive_buffer)
+        .map_err(failed("set the receive buffer for"))?;
     // A probe asks the group.
     send_to_groups(&socket, interface, 1)?;
     bind(&socket, address).map_err(failed("bind to"))?;

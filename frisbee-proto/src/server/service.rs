@@ -9,8 +9,8 @@ use super::lanes::Lanes;
 use super::proof::Proof;
 use super::standby::Standby;
 use super::{Image, Loaded, Server, ServerConfig, ServerOutput, ServerStats, Transmit};
-use crate::wire::{self, Datagram, Message, RequestHead, Stream};
 use crate::Error;
+use crate::wire::{self, Datagram, Message, RequestHead, Stream};
 
 /// Bytes of loaded objects that a lane keeps: few, since all machines of an image share what is loaded.
 const LANE_CACHE: usize = 4 << 20;

@@ -132,7 +132,7 @@ pub struct ServerStats {
 
 impl ServerStats {
     /// Adds what another machine has done.
-    pub(super) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.datagrams += other.datagrams;
         self.wire_bytes += other.wire_bytes;
         self.blocks += other.blocks;
