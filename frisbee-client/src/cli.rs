@@ -15,6 +15,7 @@ const EXAMPLES: &str = "Examples:
   frisbee-client --uuid 8d0ca7b2-1f5e-4a3a-9a52-6a4b1b1c9d10 disk.img
   frisbee-client --group 239.192.7.2:7001 --base-group 239.192.7.1:7001 --yes /dev/sda
   frisbee-client --probe --interface eth0
+  frisbee-client --unicast server.example --trust owner.pub --key content.key --yes /dev/sda
   frisbee-client --allow-legacy --allow-unsigned --yes /dev/sda
 
 The client takes the first image announced on the group that a trusted owner has signed. The target is not touched
@@ -36,6 +37,17 @@ pub struct Cli {
     /// Network interface, by name or address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
+    /// Take the image from this server by unicast, without any group: for a single machine, or a network without
+    /// multicast
+    #[arg(short, long, value_name = "SERVER[:PORT]", conflicts_with_all = ["group", "interface", "fallback"])]
+    pub(crate) unicast: Option<String>,
+    /// Ask this server for the image by unicast when nothing useful comes from the group [default: the server that was
+    /// heard last, if any was]
+    #[arg(long, value_name = "SERVER[:PORT]")]
+    pub(crate) fallback: Option<String>,
+    /// Time without anything useful from the group after which unicast is asked for; 0: never
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    pub(crate) fallback_after: u64,
     /// For a delta: a group on which its base is sent; repeated for a delta of a delta, the nearest base first
     /// [default: the base must be what the target holds]
     #[arg(short, long, value_name = "ADDRESS:PORT")]

@@ -21,6 +21,7 @@ use serde_json::json;
 use crate::Cli;
 use crate::admission::{Accepted, Policy};
 use crate::image::{Image, Plan};
+use crate::place::{self, Place};
 use crate::receiver::{Message, Receiver, ReceiverOptions, Releases};
 
 const INCOMPLETE: &str = "the disk is incomplete and will not boot";
@@ -53,7 +54,10 @@ impl Cli {
         let keys = self.keys.load()?;
         let legacy = self.legacy.keys.load(&keys)?;
         let network = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
-        let group: Group = self.group.parse().map_err(network)?;
+        let place = match &self.unicast {
+            Some(server) => Place::Server(place::find_server(server)?),
+            None => self.place(self.group.parse().map_err(network)?)?,
+        };
         let base_groups: Vec<Group> = self
             .base_group
             .iter()
@@ -66,16 +70,16 @@ impl Cli {
         }
         let interrupt = Interrupt::watch()?;
         let (sender, messages) = mpsc::channel();
-        let receive = |layer, group, wanted: Wanted| {
+        let receive = |layer, place, wanted: Wanted| {
             let policy = Policy {
                 trust: Arc::clone(&trust),
                 wanted,
                 owners: self.trust.clone(),
                 legacy: self.legacy.clone(),
             };
-            self.receive(layer, group, policy, sender.clone())
+            self.receive(layer, place, policy, sender.clone())
         };
-        let mut receivers = vec![receive(0, group, self.wanted.clone())?];
+        let mut receivers = vec![receive(0, place, self.wanted.clone())?];
         let inbox = Inbox {
             messages,
             early: RefCell::default(),
@@ -93,7 +97,7 @@ impl Cli {
                 uuid: Some(base.uuid),
                 ..Wanted::default()
             };
-            receivers.push(receive(layer, group, wanted)?);
+            receivers.push(receive(layer, self.place(group)?, wanted)?);
             let found = Image::new(inbox.manifest(layer)?, &trust, &keys, LegacyKeys::default())?;
             let digest = &found.contents.manifest.digest;
             base.check(header, found.context.header(), digest)?;
@@ -113,24 +117,30 @@ impl Cli {
         self.install.memory / 4
     }
 
+    /// A group, and what is done when nothing comes there.
+    fn place(&self, group: Group) -> Result<Place, Failure> {
+        let interface = Interface::find(self.interface.as_deref(), group)
+            .map_err(|error| Failure::new(Exit::Network, error))?;
+        Ok(Place::Group {
+            group,
+            interface,
+            unicast: place::fallback(self.fallback.as_deref(), self.fallback_after)?,
+        })
+    }
+
     fn receive(
         &self,
         layer: usize,
-        group: Group,
+        place: Place,
         policy: Policy,
         sender: mpsc::Sender<Message>,
     ) -> Result<Receiver, Failure> {
-        let interface = Interface::find(self.interface.as_deref(), group)
-            .map_err(|error| Failure::new(Exit::Network, error))?;
         if !self.json {
             let what = if layer == 0 { "an image" } else { "its base" };
-            say(&format!(
-                "frisbee-client: waiting for {what} on {group}, {interface}"
-            ));
+            say(&format!("frisbee-client: waiting for {what} from {place}"));
         }
         let options = ReceiverOptions {
-            group,
-            interface,
+            place,
             policy,
             layer,
             credit_blocks: u32::try_from(self.credit() / BLOCK_SIZE as u64).unwrap_or(u32::MAX),
@@ -358,13 +368,11 @@ impl Cli {
             progress.line(&format!("frisbee-client: {target}: {warning}"));
         }
         let summary = format!(
-            "{target}: installed {} (epoch {}): {}; {} datagrams, {} lost, {} forged",
+            "{target}: installed {} (epoch {}): {}; {}",
             header.name,
             header.epoch(),
             report.summary(progress.elapsed()),
-            stats.datagrams,
-            stats.lost,
-            stats.forged,
+            network_summary(stats),
         );
         let mut fields = report.fields();
         let network = json!({
@@ -379,6 +387,27 @@ impl Cli {
         }
         progress.finish(&summary, fields);
     }
+}
+
+/// What became of the datagrams, and what to do about those that were lost in this machine.
+fn network_summary(stats: &ClientStats) -> String {
+    let mut text = format!(
+        "{} datagrams, {} lost, {} forged",
+        stats.datagrams, stats.lost, stats.forged
+    );
+    if stats.receive_drops > 0 {
+        text += &format!(
+            ", {} dropped by this machine's kernel because it was busy (a larger sysctl net.core.rmem_max helps)",
+            stats.receive_drops
+        );
+    }
+    if stats.no_buffer > 0 {
+        text += &format!(
+            ", {} blocks passed while the disk was behind (--memory gives them room)",
+            stats.no_buffer
+        );
+    }
+    text
 }
 
 /// Waits for the first chunk, if any will come.

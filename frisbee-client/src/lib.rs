@@ -10,6 +10,7 @@ mod image;
 mod install;
 mod membership;
 mod patience;
+mod place;
 mod probe;
 mod receiver;
 

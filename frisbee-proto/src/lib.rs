@@ -84,10 +84,11 @@ use chunkfmt::tree::Cv;
 
 pub use client::{
     Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Content, Event, Kept,
-    Weightless,
+    Unicast, Weightless,
 };
 pub use server::{
-    Image, Loaded, Parity, Server, ServerConfig, ServerOutput, ServerStats, Transmit,
+    Image, LaneStats, Loaded, Parity, Server, ServerConfig, ServerOutput, ServerStats, Service,
+    ServiceConfig, ServiceOutput, Site, Transmit,
 };
 
 /// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::task::{Context, Poll};
 
 use socket2::SockRef;
 
@@ -16,7 +17,7 @@ use crate::{Buffer, DropCounter, Error, Group, Interface, Offload, RecvBatch};
 /// How a [`ClientSocket`] is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
-    /// Receive buffer for the group, in bytes.
+    /// Receive buffers, in bytes, for the group and for what comes to this client alone.
     pub receive_buffer: usize,
     /// Whether to use segmentation offload.
     pub offload: Offload,
@@ -30,9 +31,6 @@ impl Default for ClientOptions {
         }
     }
 }
-
-/// Receive buffer for answers by unicast, in bytes.
-const UNICAST_BUFFER: usize = 1 << 20;
 
 /// A member of the group.
 #[derive(Debug)]
@@ -85,6 +83,19 @@ impl ClientSocket {
     /// Counts the group's datagrams that were dropped because the receive buffer was full.
     pub fn drop_counter(&self) -> DropCounter {
         DropCounter::new(self.group.as_tokio(), self.joined.is_ipv6())
+    }
+
+    /// Counts the datagrams to this client alone that were dropped because the receive buffer was full.
+    pub fn unicast_drop_counter(&self) -> DropCounter {
+        DropCounter::new(self.unicast.as_tokio(), self.joined.is_ipv6())
+    }
+
+    /// Whether there is something for [`Self::try_recv`], for who waits for several sockets.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.group.as_tokio().poll_recv_ready(context)
     }
 
     /// Waits for datagrams of the group or to this client.
@@ -160,7 +171,9 @@ pub(crate) fn open_unicast(interface: &Interface, options: ClientOptions) -> Res
     let address = interface.socket_address(0);
     let failed = |step| Error::socket(step, address);
     let socket = new_socket(address)?;
-    grow_receive_buffer(&socket, UNICAST_BUFFER).map_err(failed("set the receive buffer for"))?;
+    // A server may come to send everything here.
+    grow_receive_buffer(&socket, options.receive_buffer)
+        .map_err(failed("set the receive buffer for"))?;
     // A probe asks the group.
     send_to_groups(&socket, interface, 1)?;
     bind(&socket, address).map_err(failed("bind to"))?;

@@ -7,6 +7,7 @@
 
 mod client;
 mod counters;
+mod direct;
 mod error;
 mod group;
 mod interface;
@@ -19,6 +20,7 @@ mod throttle;
 
 pub use client::{ClientOptions, ClientSocket};
 pub use counters::DropCounter;
+pub use direct::DirectSocket;
 pub use error::Error;
 pub use group::{DEFAULT_PORT, Group};
 pub use interface::Interface;

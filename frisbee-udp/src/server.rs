@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use crate::socket::{Socket, bind, grow_receive_buffer, new_socket, send_to_groups};
 use crate::{Buffer, Error, Group, Interface, Offload, RecvBatch};
@@ -110,6 +111,14 @@ impl ServerSocket {
         segment: usize,
     ) -> io::Result<()> {
         self.socket.send(destination, bytes, segment).await
+    }
+
+    /// Whether there is something for [`Self::try_recv`], for who waits for several sockets.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.as_tokio().poll_recv_ready(context)
     }
 
     /// Waits for requests.

@@ -37,8 +37,10 @@ struct Probing {
 }
 
 /// Probes the network until a signal or `--exit-after` ends it.
-pub(crate) async fn probe(cli: &Cli, group: Group, interface: &Interface) -> Result<(), Failure> {
-    let failed = |error| Failure::new(Exit::Network, error);
+pub(crate) async fn probe(cli: &Cli) -> Result<(), Failure> {
+    let failed = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
+    let group: Group = cli.group.parse().map_err(failed)?;
+    let interface = &Interface::find(cli.interface.as_deref(), group).map_err(failed)?;
     let mut signals = Signals::catch()?;
     interface.can_send_to(group).map_err(failed)?;
     let options = ServerOptions {

@@ -3,9 +3,16 @@
 mod announcer;
 mod cache;
 mod history;
+mod lanes;
 mod pacing;
+mod proof;
 mod rate;
 mod room;
+mod service;
+mod shared;
+mod shelf;
+mod site;
+mod standby;
 mod types;
 mod wanted;
 
@@ -23,6 +30,8 @@ use self::pacing::Pacer;
 pub(crate) use self::pacing::wire_time;
 use self::rate::Rate;
 use self::room::Room;
+pub use self::service::{LaneStats, Service, ServiceConfig, ServiceOutput};
+pub use self::site::Site;
 pub use self::types::{Image, Loaded, Parity, ServerConfig, ServerOutput, ServerStats, Transmit};
 use self::wanted::{Candidate, Supply, Wanted};
 use crate::layout::{Layout, Unit};
@@ -56,9 +65,10 @@ const PREFETCH: usize = 3;
 /// The server of one image on one group. Keeps nothing per client; see the crate's documentation for the contract.
 #[derive(Debug)]
 pub struct Server {
-    image: Image,
+    image: Arc<Image>,
     stream: Stream,
     max_segments: u32,
+    lane: bool,
     request_address: Option<SocketAddr>,
     framing: usize,
     wanted: Wanted,
@@ -88,7 +98,12 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::ObjectSize`] and [`Error::ObjectCount`] for an image that the protocol cannot carry.
-    pub fn new(now: Instant, config: ServerConfig, image: Image) -> Result<Self, Error> {
+    pub fn new(
+        now: Instant,
+        config: ServerConfig,
+        image: impl Into<Arc<Image>>,
+    ) -> Result<Self, Error> {
+        let image = image.into();
         if image.objects.is_empty() || u32::try_from(image.objects.len()).is_err() {
             return Err(Error::ObjectCount(image.objects.len()));
         }
@@ -100,9 +115,8 @@ impl Server {
                 uuid: image.uuid,
             },
             image,
-            max_segments: u32::try_from(config.max_segments)
-                .unwrap_or(u32::MAX)
-                .clamp(1, 60),
+            max_segments: batch(config.max_segments),
+            lane: config.lane,
             request_address: config.request_address,
             framing: config.framing,
             wanted: Wanted::default(),
@@ -168,7 +182,8 @@ impl Server {
                 self.want(now, item, heard);
             }
         }
-        if was_dry && items.iter().any(|item| item.object() == 0) && self.began_before(now) {
+        let begins = was_dry && !self.lane && items.iter().any(|item| item.object() == 0);
+        if begins && self.began_before(now) {
             self.beginning = Some(now + BEGINNING);
         }
         // The others who lost something of the same object hear that it is going to be repaired before they ask.
@@ -242,6 +257,16 @@ impl Server {
             return ServerOutput::Wait(Some(self.pacer.ready(least, rate).min(announce_at)));
         }
         self.fill(now, buffer, allowed)
+    }
+
+    /// From now on at most so many datagrams are in one [`Transmit`]; see [`ServerConfig::max_segments`].
+    pub fn limit_batch(&mut self, datagrams: usize) {
+        self.max_segments = batch(datagrams);
+    }
+
+    /// Number of this run, which stands in every datagram.
+    pub fn stream(&self) -> u16 {
+        self.stream.number
     }
 
     /// The rate aimed at, in bits per second on the wire.
@@ -370,6 +395,7 @@ impl Server {
             cursor,
             queued: u32::try_from(self.wanted.len()).unwrap_or(u32::MAX),
             idle: self.is_idle(now),
+            lane: self.lane,
             promise,
             request_address: self.request_address,
             time: self.clock(now),
@@ -540,6 +566,10 @@ impl Server {
         self.stats.wire_bytes += wire_bytes;
         ServerOutput::Transmit(Transmit { segment, datagrams })
     }
+}
+
+fn batch(datagrams: usize) -> u32 {
+    u32::try_from(datagrams).unwrap_or(u32::MAX).clamp(1, 60)
 }
 
 /// The blocks whose bits are set.

@@ -32,6 +32,8 @@ pub struct ServerConfig {
     pub max_segments: usize,
     /// Bytes of loaded objects that the server keeps (object 0 beside them); at least the largest object is kept.
     pub cache_bytes: usize,
+    /// The datagrams go to one client alone instead of a group, and ANNOUNCEs say so.
+    pub lane: bool,
     /// Where clients send requests, if not to the source address of the server's datagrams.
     pub request_address: Option<SocketAddr>,
     /// Bytes that a datagram costs beside its payload: what [`crate::framing`] says for the address of the group.
@@ -47,6 +49,7 @@ impl Default for ServerConfig {
             ceiling: None,
             max_segments: 60,
             cache_bytes: 32 << 20,
+            lane: false,
             request_address: None,
             framing: crate::FRAMING,
             seed: 0,
@@ -181,6 +184,23 @@ pub struct ServerStats {
     pub overload: u64,
     /// Objects that could not be loaded, or were not what the manifest says.
     pub load_failures: u64,
+}
+
+impl ServerStats {
+    /// Adds what another machine has done.
+    pub fn add(&mut self, other: &Self) {
+        self.datagrams += other.datagrams;
+        self.wire_bytes += other.wire_bytes;
+        self.blocks += other.blocks;
+        self.repair_blocks += other.repair_blocks;
+        self.parity_blocks += other.parity_blocks;
+        self.proofs += other.proofs;
+        self.announces += other.announces;
+        self.requests += other.requests;
+        self.rejected += other.rejected;
+        self.overload += other.overload;
+        self.load_failures += other.load_failures;
+    }
 }
 
 impl Loaded {

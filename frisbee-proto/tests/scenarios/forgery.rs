@@ -166,6 +166,7 @@ pub(crate) fn announce(
         cursor,
         queued: 9,
         idle,
+        lane: false,
         promise: [promise; 64],
         request_address: None,
         time: 0,
