@@ -271,7 +271,8 @@ impl<A: Admission> Client<A> {
         }
     }
 
-    /// This object need not be fetched (it is on the disk already). Has an effect from [`Event::Manifest`] on.
+    /// This object need not be fetched (it is on the disk already), and is not handed on. Has an effect from
+    /// [`Event::Manifest`] on.
     pub fn skip(&mut self, now: Instant, object: u32) {
         if let Phase::Fetching(fetch) = &mut self.phase
             && object != 0
@@ -280,6 +281,16 @@ impl<A: Admission> Client<A> {
             self.stats.objects_done += 1;
             fetch.forget(object);
             self.finish_if_done(now);
+            return;
+        }
+        // It may have come together with the manifest.
+        let skipped = |output: &ClientOutput| match output {
+            ClientOutput::Object { object: queued, .. } => *queued == object,
+            _ => false,
+        };
+        if let Some(place) = self.out.iter().position(skipped) {
+            self.out.remove(place);
+            self.release(now, object);
         }
     }
 

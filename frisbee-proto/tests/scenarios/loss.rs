@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::golden::Golden;
-use crate::link::{Loss, Quality};
-use crate::world::{Setup, World, seeds};
+use frisbee_sim::{Golden, Loss, Quality, Setup, World};
+
+use crate::seeds;
 
 /// Expected transmissions per block until each of `clients` has it, each losing `loss` of them independently.
 fn bound(loss: f64, clients: i32) -> f64 {
@@ -20,7 +20,7 @@ fn run(seed: u64, clients: usize, setup: &Setup) -> World {
     for _ in 0..clients {
         world.join(&golden, setup);
     }
-    world.run();
+    world.run().unwrap();
     println!(
         "{clients} clients, seed {seed}: sent {:.3}, {:?}",
         world.overhead(),

@@ -1,0 +1,25 @@
+//! The machines of frisbee-proto on an emulated network, without I/O and the same for the same seed.
+//!
+//! - A [`World`] is small and complete: real bytes travel, and what has to hold is checked after every event
+//!   ([`Broken`] lists it). The protocol's scenarios are told in it; a [`Room`] is a random one.
+//! - A crowd is large and lean: up to a million clients that keep no bytes, to measure what repairs cost.
+
+mod clock;
+pub mod forger;
+mod golden;
+mod host;
+mod invariants;
+mod link;
+mod loss;
+mod node;
+mod room;
+mod world;
+
+pub use golden::{Golden, Owner};
+pub use host::Host;
+pub use invariants::{Broken, Violation};
+pub use link::{Link, Port, Quality};
+pub use loss::{Fate, Loss};
+pub use node::{Node, Setup};
+pub use room::{Outcome, Room};
+pub use world::World;
