@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use chunkfmt::BLOCK_SIZE;
-use chunkfmt::parity::{ParityEncoder, usual_count};
-use frisbee_proto::{Admission, Admitted, Image, Loaded, ObjectInfo, ParityInfo};
+use chunkfmt::parity::usual_count;
+use frisbee_proto::{Admission, Admitted, Image, Loaded, ObjectInfo, Parity};
 
 /// An image of random bytes.
 #[derive(Clone, Debug)]
@@ -15,18 +15,28 @@ pub struct Golden {
     pub objects: Vec<Arc<Loaded>>,
     /// Their bytes.
     pub bytes: Vec<Vec<u8>>,
+    /// Their parity blocks, computed once for all servers.
+    pub(crate) parity: Vec<Option<Arc<Parity>>>,
 }
 
 impl Golden {
-    /// With objects of these many blocks, object 0 first, and no parity.
+    /// With objects of these many blocks, object 0 first, and the usual parity.
     ///
     /// # Panics
     /// If an object has no blocks, or more than the format allows.
     pub fn new(blocks: &[u32], seed: u64) -> Arc<Self> {
+        Self::with_parity(blocks, seed, usual_count)
+    }
+
+    /// As [`Golden::new`], without parity.
+    ///
+    /// # Panics
+    /// As [`Golden::new`].
+    pub fn without_parity(blocks: &[u32], seed: u64) -> Arc<Self> {
         Self::with_parity(blocks, seed, |_| 0)
     }
 
-    /// The same; `parity` says how many parity blocks a chunk of so many blocks has.
+    /// As [`Golden::new`]; `parity` says how many parity blocks a chunk of so many blocks has.
     ///
     /// # Panics
     /// As [`Golden::new`].
@@ -36,7 +46,6 @@ impl Golden {
         random.fill(&mut *head);
         let mut uuid = [0; 16];
         random.fill(&mut uuid);
-        let mut encoder = ParityEncoder::default();
         let mut golden = Self {
             image: Image {
                 uuid,
@@ -45,12 +54,13 @@ impl Golden {
             },
             objects: Vec::new(),
             bytes: Vec::new(),
+            parity: Vec::new(),
         };
         for (object, &blocks) in blocks.iter().enumerate() {
             let mut bytes = vec![0; blocks as usize * BLOCK_SIZE];
             random.fill(&mut bytes);
             let count = if object == 0 { 0 } else { parity(blocks) };
-            golden.push(bytes, count, &mut encoder);
+            golden.push(bytes, count);
         }
         Arc::new(golden)
     }
@@ -60,11 +70,7 @@ impl Golden {
     /// # Panics
     /// Never.
     pub fn usual(chunks: usize, seed: u64) -> Arc<Self> {
-        let sizes = [2065, 2049, 1200, 2065, 513, 1700];
-        let blocks: Vec<u32> = std::iter::once(9)
-            .chain(sizes.into_iter().cycle().take(chunks))
-            .collect();
-        Self::new(&blocks, seed)
+        Self::new(&usual_sizes(chunks), seed)
     }
 
     /// `chunks` chunks of `blocks` blocks with the usual parity. All have the same bytes, and this keeps none of them
@@ -75,12 +81,14 @@ impl Golden {
     pub fn uniform(chunks: usize, blocks: u32, seed: u64) -> Arc<Self> {
         // The manifest has some hundred bytes for each chunk.
         let manifest = 1 + u32::try_from(chunks / 8).unwrap_or(u32::MAX - 1);
-        let one = Self::with_parity(&[manifest, blocks], seed, usual_count);
+        let one = Self::new(&[manifest, blocks], seed);
         let mut golden = Arc::unwrap_or_clone(one);
         golden.bytes.truncate(1);
         let (info, loaded) = (golden.image.objects[1], Arc::clone(&golden.objects[1]));
         golden.image.objects.resize(1 + chunks, info);
         golden.objects.resize(1 + chunks, loaded);
+        let parity = golden.parity[1].clone();
+        golden.parity.resize(1 + chunks, parity);
         Arc::new(golden)
     }
 
@@ -101,20 +109,18 @@ impl Golden {
         u32::try_from(self.objects.len()).map_or(u32::MAX, |count| count.saturating_sub(1))
     }
 
-    fn push(&mut self, bytes: Vec<u8>, parity: u32, encoder: &mut ParityEncoder) {
-        #[allow(clippy::expect_used, reason = "documented")]
+    #[allow(clippy::expect_used, reason = "documented")]
+    fn push(&mut self, bytes: Vec<u8>, parity: u32) {
         let loaded = Loaded::new(bytes.clone()).expect("an object has blocks");
-        #[allow(clippy::expect_used, reason = "documented")]
-        let root = encoder
-            .root(&bytes, parity)
-            .expect("a parity that the format has");
-        let parity = u16::try_from(parity).ok().filter(|&blocks| blocks > 0);
+        let parity = u16::try_from(parity).ok().filter(|&count| count > 0);
+        let parity = parity.and_then(|count| Parity::of(&loaded, count));
         self.image.objects.push(ObjectInfo {
-            parity: parity.map(|blocks| ParityInfo { blocks, root }),
+            parity: parity.as_ref().map(Parity::info),
             ..loaded.info()
         });
         self.objects.push(Arc::new(loaded));
         self.bytes.push(bytes);
+        self.parity.push(parity.map(Arc::new));
     }
 
     /// What its head says to whoever trusts it.
@@ -126,6 +132,13 @@ impl Golden {
             object_root: object0.root,
         }
     }
+}
+
+/// Blocks of the objects of an ordinary image.
+pub fn usual_sizes(chunks: usize) -> Vec<u32> {
+    let sizes = [2065, 2049, 1200, 2065, 513, 1700];
+    let chunks = sizes.into_iter().cycle().take(chunks);
+    std::iter::once(9).chain(chunks).collect()
 }
 
 /// Admits the heads of these images and knows what their manifests say.
@@ -153,9 +166,9 @@ impl Admission for Owner {
         Some(golden.admitted())
     }
 
-    fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Vec<ObjectInfo>> {
+    fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Arc<[ObjectInfo]>> {
         // A manifest that was not verified is refused, and a room has none that may be.
         let golden = self.admitted.as_ref()?;
-        (object0 == golden.bytes[0]).then(|| golden.image.objects[1..].to_vec())
+        (object0 == golden.bytes[0]).then(|| golden.image.objects[1..].into())
     }
 }

@@ -10,6 +10,15 @@ use frisbee_proto::{Error, Server, ServerConfig};
 use crate::golden::Golden;
 use crate::invariants::Broken;
 
+/// What a server's driver does beside sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Reads an object.
+    Read,
+    /// Computes its parity.
+    Encode,
+}
+
 /// A server.
 #[derive(Debug)]
 pub struct Host {
@@ -25,6 +34,7 @@ pub struct Host {
     pub(crate) started: Instant,
     pub(crate) wake: Option<Instant>,
     loading: BTreeSet<u32>,
+    encoding: BTreeSet<u32>,
 }
 
 impl Host {
@@ -46,30 +56,50 @@ impl Host {
             started: now,
             wake: Some(now),
             loading: BTreeSet::new(),
+            encoding: BTreeSet::new(),
         })
     }
 
-    /// Begins to read an object; returns for how long.
-    pub(crate) fn load(
+    /// Begins to read an object, or to compute its parity; returns for how long.
+    pub(crate) fn begin(
         &mut self,
         place: usize,
         object: u32,
+        work: Work,
         random: &mut fastrand::Rng,
     ) -> Result<Duration, Broken> {
-        if object > self.golden.last() || !self.loading.insert(object) {
+        let under_way = match work {
+            Work::Read => &mut self.loading,
+            Work::Encode => &mut self.encoding,
+        };
+        if object > self.golden.last() || !under_way.insert(object) {
             let host = place;
             return Err(Broken::Load { host, object });
         }
-        self.loads += 1;
+        self.loads += u64::from(work == Work::Read);
         Ok(Duration::from_micros(500 + random.u64(..2000)))
     }
 
-    /// It has been read.
-    pub(crate) fn loaded(&mut self, now: Instant, object: u32) {
-        self.loading.remove(&object);
-        if let (true, Some(loaded)) = (self.up, self.golden.objects.get(object as usize)) {
-            self.server.handle_loaded(now, object, Arc::clone(loaded));
-            self.wake = Some(now);
+    /// That has been done.
+    pub(crate) fn done(&mut self, now: Instant, object: u32, work: Work) {
+        let place = object as usize;
+        match work {
+            Work::Read => self.loading.remove(&object),
+            Work::Encode => self.encoding.remove(&object),
+        };
+        if !self.up {
+            return;
+        }
+        self.wake = Some(now);
+        match work {
+            Work::Read => {
+                let loaded = Arc::clone(&self.golden.objects[place]);
+                self.server.handle_loaded(now, object, loaded);
+            }
+            Work::Encode => {
+                let parity = self.golden.parity[place].clone();
+                self.server.handle_parity(now, object, parity);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ mod node;
 mod room;
 mod world;
 
-pub use golden::{Golden, Owner};
+pub use golden::{Golden, Owner, usual_sizes};
 pub use host::Host;
 pub use invariants::{Broken, Violation};
 pub use link::{Link, Port, Quality};

@@ -11,7 +11,7 @@ use frisbee_proto::{ClientOutput, ServerConfig, ServerOutput, wire};
 use crate::clock::Queue;
 use crate::forger::Forger;
 use crate::golden::Golden;
-use crate::host::Host;
+use crate::host::{Host, Work};
 use crate::invariants::{self, Broken, Violation};
 use crate::node::{Node, Setup, State};
 
@@ -24,7 +24,7 @@ type Action = Box<dyn FnOnce(&mut World)>;
 enum Happening {
     ToClient(usize, SocketAddr, Arc<[u8]>),
     ToServer(usize, Arc<[u8]>),
-    Loaded(usize, u32),
+    Done(usize, u32, Work),
     /// A node's disk has done with one object, in this run of it.
     Release(usize, u32),
     Start(usize),
@@ -201,9 +201,12 @@ impl World {
         Ok(())
     }
 
-    /// Blocks sent by all servers per block of the image.
+    /// Blocks and parity blocks sent by all servers per block of the image.
     pub fn overhead(&self) -> f64 {
-        let blocks = |host: &Host| host.server.stats().blocks;
+        let blocks = |host: &Host| {
+            let stats = host.server.stats();
+            stats.blocks + stats.parity_blocks
+        };
         let sent: u64 = self.hosts.iter().map(blocks).sum();
         sent as f64 / self.hosts[0].golden.blocks() as f64
     }
@@ -315,7 +318,7 @@ impl World {
                     host.wake = Some(now);
                 }
             }
-            Happening::Loaded(place, object) => self.hosts[place].loaded(now, object),
+            Happening::Done(place, object, work) => self.hosts[place].done(now, object, work),
             Happening::Release(place, run) => {
                 let node = &mut self.nodes[place];
                 if run == node.run && node.release(now) {
@@ -351,17 +354,21 @@ impl World {
                     }
                     self.buffer = buffer;
                 }
-                ServerOutput::Load(object) => {
-                    let delay = host.load(place, object, &mut self.random)?;
-                    let loaded = Happening::Loaded(place, object);
-                    self.queue.push(self.now + delay, loaded);
-                }
+                ServerOutput::Load(object) => self.work(place, object, Work::Read)?,
+                ServerOutput::Encode { object, .. } => self.work(place, object, Work::Encode)?,
                 ServerOutput::Wait(wake) => {
                     host.wake = wake;
                     return invariants::waits(self.now, wake, || format!("server {place}"));
                 }
             }
         }
+    }
+
+    fn work(&mut self, place: usize, object: u32, work: Work) -> Result<(), Broken> {
+        let time = self.hosts[place].begin(place, object, work, &mut self.random)?;
+        let done = Happening::Done(place, object, work);
+        self.queue.push(self.now + time, done);
+        Ok(())
     }
 
     /// FNV-1a over the time and the beginning of a datagram.
