@@ -2,9 +2,12 @@
 //!
 //! - A [`World`] is small and complete: real bytes travel, and what has to hold is checked after every event
 //!   ([`Broken`] lists it). The protocol's scenarios are told in it; a [`Room`] is a random one.
-//! - A crowd is large and lean: up to a million clients that keep no bytes, to measure what repairs cost.
+//! - A [`Crowd`] is large and lean: up to a million clients that keep no bytes, to measure what repairs cost beside what
+//!   they have to cost at the least ([`bound`]).
 
+pub mod bound;
 mod clock;
+mod crowd;
 pub mod forger;
 mod golden;
 mod host;
@@ -12,14 +15,17 @@ mod invariants;
 mod link;
 mod loss;
 mod node;
+mod report;
 mod room;
 mod world;
 
+pub use crowd::Crowd;
 pub use golden::{Golden, Owner, usual_sizes};
 pub use host::Host;
 pub use invariants::{Broken, Violation};
 pub use link::{Link, Port, Quality};
 pub use loss::{Fate, Loss};
 pub use node::{Node, Setup};
-pub use room::{Outcome, Room};
+pub use report::Report;
+pub use room::{Failure, Outcome, Room};
 pub use world::World;

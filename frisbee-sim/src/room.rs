@@ -53,6 +53,17 @@ pub struct Outcome {
     pub trace: u64,
 }
 
+/// Why a room failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// A promise was broken.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// A machine panicked, which it has said on standard error.
+    #[error("seed {0}: a machine panicked")]
+    Panic(u64),
+}
+
 /// One of these with its weight.
 fn pick<T: Copy>(random: &mut fastrand::Rng, choices: &[(u32, T)]) -> T {
     let total: u32 = choices.iter().map(|choice| choice.0).sum();
@@ -121,7 +132,14 @@ impl Room {
     ///
     /// # Errors
     /// The first promise that was broken.
-    pub fn run(&self) -> Result<Outcome, Violation> {
+    pub fn run(&self) -> Result<Outcome, Failure> {
+        match std::panic::catch_unwind(|| self.play()) {
+            Ok(played) => Ok(played?),
+            Err(_) => Err(Failure::Panic(self.seed)),
+        }
+    }
+
+    fn play(&self) -> Result<Outcome, Violation> {
         let parity = |blocks| if self.parity { usual_count(blocks) } else { 0 };
         let golden = Golden::with_parity(&self.blocks, self.seed, parity);
         let mut world = World::new(self.seed);

@@ -7,16 +7,13 @@ use frisbee_sim::Room;
 fn run(seeds: impl IntoIterator<Item = u64>) {
     for seed in seeds {
         let room = Room::new(seed);
-        let began = std::panic::catch_unwind(|| room.run());
-        match began {
-            Ok(Ok(_)) => {}
-            Ok(Err(violation)) => panic!("{violation}\n{room:#?}"),
-            Err(_) => panic!("seed {seed}: a machine panicked, as said above\n{room:#?}"),
+        if let Err(failure) = room.run() {
+            panic!("{failure}\n{room:#?}");
         }
     }
 }
 
-/// Seeds that failed once.
+/// Seeds that failed once. A change of what rooms are made of makes other rooms of them, which do no harm.
 const FAILED: &[u64] = &[938, 1846, 1881, 1945, 2014, 2782, 2868];
 
 #[test]
@@ -27,10 +24,7 @@ fn what_failed_once() {
 #[test]
 fn the_same_seed_is_the_same_room() {
     for seed in 0..20 {
-        let (once, again) = (
-            Room::new(seed).run().unwrap(),
-            Room::new(seed).run().unwrap(),
-        );
+        let (once, again) = (Room::new(seed).run().unwrap(), Room::new(seed).run().unwrap());
         assert_eq!(once, again, "seed {seed}");
         assert_ne!(once.trace, Room::new(seed + 1).run().unwrap().trace);
     }
