@@ -43,6 +43,9 @@ struct Cli {
     /// Clients start within so many milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0.0)]
     starts: f64,
+    /// Milliseconds for which a client looks at its disk before it asks for more than the manifest
+    #[arg(long, value_name = "MS", default_value_t = 2000.0)]
+    look: f64,
     /// Seed of a crowd
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -62,7 +65,10 @@ fn parse_share(text: &str) -> Result<f64, String> {
         Some(number) => (number, 100.0),
         None => (text, 1.0),
     };
-    let share = number.parse::<f64>().map_err(|_| format!("'{text}' is no share, as 1% is"))? / unit;
+    let share = number
+        .parse::<f64>()
+        .map_err(|_| format!("'{text}' is no share, as 1% is"))?
+        / unit;
     if (0.0..1.0).contains(&share) {
         Ok(share)
     } else {
@@ -87,12 +93,18 @@ fn check(seeds: Range<u64>) -> Result<()> {
         }
     }
     ensure!(failed.is_empty(), "these seeds failed: {failed:?}");
-    println!("{} rooms, none failed", seeds.end.saturating_sub(seeds.start));
+    println!(
+        "{} rooms, none failed",
+        seeds.end.saturating_sub(seeds.start)
+    );
     Ok(())
 }
 
 fn measure(cli: &Cli) -> Result<()> {
-    ensure!(!cli.clients.is_empty(), "say what to do: --seeds or --clients");
+    ensure!(
+        !cli.clients.is_empty(),
+        "say what to do: --seeds or --clients"
+    );
     let milliseconds = |given: f64| Duration::try_from_secs_f64(given / 1000.0);
     let delay = milliseconds(cli.delay).context("--delay")?;
     ensure!(!delay.is_zero(), "--delay: a network takes some time");
@@ -110,6 +122,7 @@ fn measure(cli: &Cli) -> Result<()> {
                 rate: cli.rate,
                 delay,
                 starts: milliseconds(cli.starts).context("--starts")?,
+                look: milliseconds(cli.look).context("--look")?,
                 seed: cli.seed,
                 threads: cli.threads,
             };
@@ -138,6 +151,9 @@ fn memory() -> Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
-    let kib: u64 = kib.context("/proc/self/status has no VmHWM")?.trim().parse()?;
+    let kib: u64 = kib
+        .context("/proc/self/status has no VmHWM")?
+        .trim()
+        .parse()?;
     Ok(kib / 1024)
 }

@@ -32,14 +32,14 @@ pub fn ideal_code(loss: &Loss, blocks: u32, clients: u32) -> f64 {
         expected += one_is_left;
         // From the end: what is received moves one place up.
         let mut below = [0.0; 2];
-        for place in 0..there.len() {
-            let [good, bad] = there[place];
+        for place in &mut there {
+            let [good, bad] = *place;
             let moved = [
                 good * (1.0 - begin) + bad * end,
                 good * begin + bad * (1.0 - end),
             ];
             let stays = [moved[0] * lost[0], moved[1] * lost[1]];
-            there[place] = [stays[0] + below[0], stays[1] + below[1]];
+            *place = [stays[0] + below[0], stays[1] + below[1]];
             below = [moved[0] - stays[0], moved[1] - stays[1]];
         }
     }
@@ -61,7 +61,8 @@ mod tests {
 
     #[test]
     fn as_published() {
-        let ideal = |percent: f64, clients| ideal_code(&Loss::Random(percent / 100.0), 1024, clients);
+        let ideal =
+            |percent: f64, clients| ideal_code(&Loss::Random(percent / 100.0), 1024, clients);
         for (percent, clients, expected) in [
             (0.0, 1_000_000, 1.0),
             (1.0, 1, 1.0101),
@@ -76,6 +77,11 @@ mod tests {
                 (found - expected).abs() < 0.0006,
                 "{percent} %, {clients}: {found}"
             );
+        }
+        for (percent, blocks, clients, expected) in [(1.0, 256, 1000, 1.036), (5.0, 64, 16, 1.110)]
+        {
+            let found = ideal_code(&Loss::Random(percent / 100.0), blocks, clients);
+            assert!((found - expected).abs() < 0.001, "{found} for {expected}");
         }
         assert!((repeating_blocks(0.01, 1) - 1.0 / 0.99).abs() < 1e-6);
         assert!((repeating_blocks(0.01, 16) - 1.1501).abs() < 0.001);

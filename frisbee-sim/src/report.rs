@@ -59,7 +59,9 @@ impl Report {
                 format!("{mean:.1} %, bursts of {length:.0}")
             }
         };
-        let repeating = self.repeating.map_or("-".into(), |sent| format!("{sent:.3}"));
+        let repeating = self
+            .repeating
+            .map_or("-".into(), |sent| format!("{sent:.3}"));
         format!(
             "| {} | {loss} | {:.4} | {:.4} | {:+.1} % | {repeating} | {:.2} | {:.2} s | {:.1} | {} | {}, {} | {:.1?} |",
             self.crowd.clients,

@@ -24,7 +24,10 @@ fn what_failed_once() {
 #[test]
 fn the_same_seed_is_the_same_room() {
     for seed in 0..20 {
-        let (once, again) = (Room::new(seed).run().unwrap(), Room::new(seed).run().unwrap());
+        let (once, again) = (
+            Room::new(seed).run().unwrap(),
+            Room::new(seed).run().unwrap(),
+        );
         assert_eq!(once, again, "seed {seed}");
         assert_ne!(once.trace, Room::new(seed + 1).run().unwrap().trace);
     }

@@ -1,6 +1,5 @@
 //! The server of a crowd, with the port in front of it.
 
-use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +28,7 @@ pub(super) struct Hub {
     port: Port,
     shaper: Shaper,
     /// What has passed the port.
-    inbox: VecDeque<(Instant, Vec<u8>)>,
+    inbox: Queue<Vec<u8>>,
     work: Queue<(u32, Work)>,
     random: fastrand::Rng,
     begin: Instant,
@@ -61,7 +60,7 @@ impl Hub {
                 buffer: BUFFER,
             },
             shaper: Shaper::default(),
-            inbox: VecDeque::new(),
+            inbox: Queue::new(),
             work: Queue::new(),
             random,
             begin,
@@ -83,8 +82,7 @@ impl Hub {
 
     /// When there is something to do.
     pub(super) fn wake(&self) -> Option<Instant> {
-        let arrival = self.inbox.front().map(|arrival| arrival.0);
-        let due = [arrival, self.host.wake, self.work.next()];
+        let due = [self.inbox.next(), self.host.wake, self.work.next()];
         due.into_iter().flatten().min()
     }
 
@@ -96,17 +94,20 @@ impl Hub {
         requests: &[Request],
     ) -> Result<Vec<Batch>, Broken> {
         for request in requests {
-            match self.shaper.pass(request.at, &self.port, request.datagram.len()) {
+            match self
+                .shaper
+                .pass(request.at, &self.port, request.datagram.len())
+            {
                 Some(at) => {
                     let at = self.read_at(at);
-                    self.inbox.push_back((at, request.datagram.clone()));
+                    self.inbox.push(at, request.datagram.clone());
                 }
                 None => self.refused += 1,
             }
         }
         let mut sent = Vec::new();
         while let Some(now) = self.wake().filter(|&wake| wake < end) {
-            while let Some((_, datagram)) = self.inbox.pop_front_if(|arrival| arrival.0 <= now) {
+            while let Some(datagram) = self.inbox.pop(now) {
                 self.server().handle_datagram(now, &datagram);
             }
             while let Some((object, work)) = self.work.pop(now) {
@@ -128,12 +129,16 @@ impl Hub {
             match self.server().poll(now, &mut bytes) {
                 ServerOutput::Transmit(transmit) => {
                     let segment = transmit.segment;
-                    bytes.chunks(segment).for_each(|datagram| self.count(datagram));
+                    bytes
+                        .chunks(segment)
+                        .for_each(|datagram| self.count(datagram));
                     let at = now + crowd.delay;
                     sent.push(Batch { at, segment, bytes });
                 }
                 ServerOutput::Load(object) => self.begin_work(now, object, Work::Read)?,
-                ServerOutput::Encode { object, .. } => self.begin_work(now, object, Work::Encode)?,
+                ServerOutput::Encode { object, .. } => {
+                    self.begin_work(now, object, Work::Encode)?;
+                }
                 ServerOutput::Wait(wake) => {
                     self.host.wake = wake;
                     return waits(now, wake, || "the server".to_owned());

@@ -42,6 +42,8 @@ pub struct Crowd {
     pub delay: Duration,
     /// Clients start at random within so long.
     pub starts: Duration,
+    /// From the manifest on, each looks at its disk for so long before it asks for more.
+    pub look: Duration,
     /// Seed of everything random.
     pub seed: u64,
     /// Most threads.
@@ -88,7 +90,14 @@ impl Crowd {
                 return Err(Broken::NoEnd(told));
             }
             let end = start + self.delay;
-            let sent = self.window(end, &mut hub, &mut shards, &batches, &requests, processor_time)?;
+            let sent = self.window(
+                end,
+                &mut hub,
+                &mut shards,
+                &batches,
+                &requests,
+                processor_time,
+            )?;
             batches = sent;
             requests.clear();
             for shard in &mut shards {
@@ -99,15 +108,30 @@ impl Crowd {
         Ok(self.report(&hub, &shards, begin))
     }
 
-    fn shards(&self, begin: Instant, golden: &Arc<Golden>, random: &mut fastrand::Rng) -> Vec<Shard> {
-        let threads = self.threads.clamp(1, 1 + self.clients as usize / THREAD_CLIENTS);
+    fn shards(
+        &self,
+        begin: Instant,
+        golden: &Arc<Golden>,
+        random: &mut fastrand::Rng,
+    ) -> Vec<Shard> {
+        let threads = self
+            .threads
+            .clamp(1, 1 + self.clients as usize / THREAD_CLIENTS);
         let threads = u32::try_from(threads).unwrap_or(1);
         let first = |thread: u32| {
             let first = u64::from(self.clients) * u64::from(thread) / u64::from(threads);
             u32::try_from(first).unwrap_or(self.clients)
         };
         (0..threads)
-            .map(|thread| Shard::new(begin, self, golden, first(thread)..first(thread + 1), random))
+            .map(|thread| {
+                Shard::new(
+                    begin,
+                    self,
+                    golden,
+                    first(thread)..first(thread + 1),
+                    random,
+                )
+            })
             .collect()
     }
 

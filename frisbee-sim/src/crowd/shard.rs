@@ -51,6 +51,8 @@ struct Seat {
     down: Fate,
     up: Fate,
     start: Instant,
+    /// When it will have looked at its disk.
+    go: Option<Instant>,
 }
 
 /// Some of the clients.
@@ -89,6 +91,7 @@ impl Shard {
             .map(|_| {
                 let start = begin + crowd.starts.mul_f64(random.f64());
                 let config = ClientConfig {
+                    hold: true,
                     seed: random.u64(..),
                     ..ClientConfig::default()
                 };
@@ -98,6 +101,7 @@ impl Shard {
                     down: Fate::new(&crowd.loss, random.u64(..)),
                     up: Fate::new(&up, random.u64(..)),
                     start,
+                    go: None,
                 }
             })
             .collect();
@@ -175,6 +179,9 @@ impl Shard {
         let Some(client) = &mut seat.client else {
             return Ok(());
         };
+        if seat.go.take_if(|go| *go <= now).is_some() {
+            client.go(now);
+        }
         loop {
             match client.poll(now) {
                 ClientOutput::Send { datagram, .. } => {
@@ -197,9 +204,10 @@ impl Shard {
                     return Ok(());
                 }
                 ClientOutput::Event(Event::ManifestRefused) => return Err(Broken::Manifest(place)),
+                ClientOutput::Event(Event::Manifest { .. }) => seat.go = Some(now + crowd.look),
                 ClientOutput::Event(_) => {}
                 ClientOutput::Wait(wake) => {
-                    self.wakes[place] = wake;
+                    self.wakes[place] = wake.into_iter().chain(seat.go).min();
                     return waits(now, wake, || format!("client {place}"));
                 }
             }
