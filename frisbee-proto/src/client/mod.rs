@@ -266,7 +266,7 @@ impl<A: Admission, C: Content> Client<A, C> {
                 self.stats.foreign += 1;
                 return;
             }
-            Message::Announce(_, head) if *head != *fetch.head => {
+            Message::Announce(_, head) if !C::head_is(&fetch.head, head) => {
                 self.stats.refused_heads += 1;
                 return;
             }
@@ -450,7 +450,7 @@ impl<A: Admission, C: Content> Client<A, C> {
         self.stats.objects_done += 1;
         if object == 0 {
             // Since it was chosen, other heads may have been judged.
-            let admitted = self.admission.admit(&fetch.head);
+            let admitted = self.admission.admit(C::head(&fetch.head));
             let chunks = admitted.and_then(|_| self.admission.open_manifest(bytes));
             let Some(chunks) = chunks.filter(|chunks| crate::check_sizes(1, chunks).is_ok()) else {
                 self.out
