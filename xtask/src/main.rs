@@ -7,6 +7,7 @@ mod dist;
 mod flips;
 mod fuzz;
 mod show;
+mod sim;
 mod test;
 mod tools;
 
@@ -62,6 +63,13 @@ enum Task {
         #[arg(long, value_name = "WORDS")]
         only: Option<String>,
     },
+    /// Run the protocol's machines on an emulated network: random rooms, or crowds of up to a million clients
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// See `cargo xtask sim --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build release binaries, manual pages and shell completions into target/dist
     Dist,
     /// Write manual pages and completions into a directory
@@ -87,6 +95,7 @@ fn main() -> ExitCode {
             runs,
             only,
         } => bench::run(subject, runs.into(), only),
+        Task::Sim { arguments } => sim::run(&arguments),
         Task::Dist => dist::run(),
         Task::Manuals { directory } => dist::manuals(&directory),
     };

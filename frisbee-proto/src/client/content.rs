@@ -15,6 +15,18 @@ pub trait Content: fmt::Debug + Sized {
     /// What is kept of the children of a proof node.
     type Values: fmt::Debug;
 
+    /// What is kept of the manifest head.
+    type Head: fmt::Debug;
+
+    /// Keeps the head.
+    fn keep_head(head: &[u8; BLOCK_SIZE]) -> Self::Head;
+
+    /// The head.
+    fn head(kept: &Self::Head) -> &[u8; BLOCK_SIZE];
+
+    /// Whether this head is the one that was kept.
+    fn head_is(kept: &Self::Head, head: &[u8; BLOCK_SIZE]) -> bool;
+
     /// Room for an object. `None` if the machine cannot hold one of this size.
     fn new(info: &ObjectInfo) -> Option<Self>;
 
@@ -69,6 +81,19 @@ impl Kept {
 
 impl Content for Kept {
     type Values = Vec<Cv>;
+    type Head = Box<[u8; BLOCK_SIZE]>;
+
+    fn keep_head(head: &[u8; BLOCK_SIZE]) -> Self::Head {
+        Box::new(*head)
+    }
+
+    fn head(kept: &Self::Head) -> &[u8; BLOCK_SIZE] {
+        kept
+    }
+
+    fn head_is(kept: &Self::Head, head: &[u8; BLOCK_SIZE]) -> bool {
+        **kept == *head
+    }
 
     fn new(info: &ObjectInfo) -> Option<Self> {
         let bytes = usize::try_from(info.blocks).ok()?.checked_mul(BLOCK_SIZE)?;
@@ -149,6 +174,17 @@ pub struct Weightless;
 
 impl Content for Weightless {
     type Values = ();
+    type Head = ();
+
+    fn keep_head(_: &[u8; BLOCK_SIZE]) {}
+
+    fn head((): &()) -> &[u8; BLOCK_SIZE] {
+        &[0; BLOCK_SIZE]
+    }
+
+    fn head_is((): &(), _: &[u8; BLOCK_SIZE]) -> bool {
+        true
+    }
 
     fn new(_: &ObjectInfo) -> Option<Self> {
         Some(Self)

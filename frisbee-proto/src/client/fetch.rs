@@ -44,7 +44,7 @@ struct Reported {
 #[derive(Debug)]
 pub(super) struct Fetch<C: Content> {
     pub(super) uuid: [u8; 16],
-    pub(super) head: Box<[u8; BLOCK_SIZE]>,
+    pub(super) head: C::Head,
     pub(super) stock: Stock<C>,
     servers: Servers,
     /// Nothing but object 0 is asked for.
@@ -82,7 +82,7 @@ impl<C: Content> Fetch<C> {
     ) -> Self {
         let mut fetch = Self {
             uuid,
-            head: Box::new(*head),
+            head: C::keep_head(head),
             stock,
             servers,
             held,

@@ -285,7 +285,7 @@ impl<A: Admission, C: Content> Client<A, C> {
                 self.stats.foreign += 1;
                 return;
             }
-            Message::Announce(_, head) if *head != *fetch.head => {
+            Message::Announce(_, head) if !C::head_is(&fetch.head, head) => {
                 self.stats.refused_heads += 1;
                 return;
             }
@@ -322,7 +322,8 @@ impl<A: Admission, C: Content> Client<A, C> {
         }
     }
 
-    /// This object need not be fetched (it is on the disk already). Has an effect from [`Event::Manifest`] on.
+    /// This object need not be fetched (it is on the disk already), and is not handed on. Has an effect from
+    /// [`Event::Manifest`] on.
     pub fn skip(&mut self, now: Instant, object: u32) {
         if let Phase::Fetching(fetch) = &mut self.phase
             && object != 0
@@ -331,6 +332,16 @@ impl<A: Admission, C: Content> Client<A, C> {
             self.stats.objects_done += 1;
             fetch.forget(object);
             self.finish_if_done(now);
+            return;
+        }
+        // It may have come together with the manifest.
+        let skipped = |output: &ClientOutput| match output {
+            ClientOutput::Object { object: queued, .. } => *queued == object,
+            _ => false,
+        };
+        if let Some(place) = self.out.iter().position(skipped) {
+            self.out.remove(place);
+            self.release(now, object);
         }
     }
 
@@ -505,7 +516,7 @@ impl<A: Admission, C: Content> Client<A, C> {
         self.stats.objects_done += 1;
         if object == 0 {
             // Since it was chosen, other heads may have been judged.
-            let admitted = self.admission.admit(&fetch.head);
+            let admitted = self.admission.admit(C::head(&fetch.head));
             let chunks = admitted.and_then(|_| self.admission.open_manifest(bytes));
             let Some(chunks) = chunks.filter(|chunks| crate::check_sizes(1, chunks).is_ok()) else {
                 self.out

@@ -44,7 +44,8 @@ pub(super) struct Stock<C: Content> {
     chunks: Arc<[ObjectInfo]>,
     /// Neither open nor done.
     lacking: Bits,
-    pub(super) open: BTreeMap<u32, Open<C>>,
+    /// In boxes: a node of the map has room for eleven.
+    pub(super) open: BTreeMap<u32, Box<Open<C>>>,
     /// Delivered objects that hold their memory, with their blocks.
     unreleased: BTreeMap<u32, u32>,
     credit: u32,
@@ -148,7 +149,7 @@ impl<C: Content> Stock<C> {
             let incoming = Incoming::new(&info).ok_or(NoPlace::Unknown)?;
             self.in_use = self.in_use.saturating_add(credited(object, info.blocks));
             self.lacking.clear(object);
-            let open = Open {
+            let open = Box::new(Open {
                 incoming,
                 touched: now,
                 asked: None,
@@ -156,8 +157,9 @@ impl<C: Content> Stock<C> {
                 due: false,
                 timed: None,
                 parity_queued: 0,
-            };
-            return Ok((self.open.entry(object).or_insert(open), true));
+            });
+            let open: &mut Open<C> = self.open.entry(object).or_insert(open);
+            return Ok((open, true));
         }
         let unknown = object >= self.objects();
         let missing = if unknown {
@@ -167,7 +169,7 @@ impl<C: Content> Stock<C> {
         };
         self.open
             .get_mut(&object)
-            .map(|open| (open, false))
+            .map(|open| (&mut **open, false))
             .ok_or(missing)
     }
 

@@ -3,45 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::golden::{Golden, usual_sizes};
-use crate::link::{Loss, Quality};
-use crate::world::{Setup, World, seeds};
+use frisbee_sim::bound::{ideal_code, repeating_blocks};
+use frisbee_sim::{Golden, Loss, Quality, Setup, World, usual_sizes};
 
-/// Expected transmissions per block until each of `clients` has it, each losing `loss` of them independently, if lost
-/// blocks are sent again.
-fn repeating(loss: f64, clients: i32) -> f64 {
-    (0..100)
-        .map(|round| 1.0 - (1.0 - loss.powi(round)).powi(clients))
-        .sum()
-}
-
-/// Expected blocks sent until each of `clients` has `blocks` of them, per block, if any will do: the least there is.
-fn any_will_do(loss: f64, clients: i32, blocks: u32) -> f64 {
-    // A client has enough after `sent` with the probability of at most `sent - blocks` losses (binomial).
-    let mut expected = f64::from(blocks);
-    let mut lost = f64::from(blocks) * (1.0 - loss).ln();
-    let mut enough = 0.0;
-    for more in 0..blocks {
-        enough += lost.exp();
-        expected += 1.0 - f64::min(enough, 1.0).powi(clients);
-        lost += (f64::from(blocks + more) / f64::from(more + 1) * loss).ln();
-    }
-    expected / f64::from(blocks)
-}
-
-#[test]
-fn the_least_is_what_others_have_computed() {
-    for (loss, clients, blocks, expected) in [
-        (0.01, 16, 1024, 1.016),
-        (0.01, 1000, 1024, 1.022),
-        (0.05, 1000, 1024, 1.078),
-        (0.01, 1000, 256, 1.036),
-        (0.05, 16, 64, 1.110),
-    ] {
-        let found = any_will_do(loss, clients, blocks);
-        assert!((found - expected).abs() < 0.001, "{found} for {expected}");
-    }
-}
+use crate::seeds;
 
 fn run(seed: u64, clients: usize, setup: &Setup) -> World {
     run_image(&Golden::usual(20, seed), seed, clients, setup)
@@ -53,7 +18,7 @@ fn run_image(golden: &Arc<Golden>, seed: u64, clients: usize, setup: &Setup) -> 
     for _ in 0..clients {
         world.join(golden, setup);
     }
-    world.run();
+    world.run().unwrap();
     let sent = world.hosts[0].server.stats();
     println!(
         "{clients} clients, seed {seed}: sent {:.3}, {} again, {} of parity, {:?}",
@@ -89,7 +54,7 @@ fn without_parity_repeats_stay_near_the_bound() {
             };
             let golden = Golden::without_parity(&usual_sizes(20), seed);
             let world = run_image(&golden, seed, clients, &setup);
-            let bound = repeating(loss, i32::try_from(clients).unwrap());
+            let bound = repeating_blocks(loss, u32::try_from(clients).unwrap());
             assert!(
                 world.overhead() <= bound * 1.12,
                 "seed {seed}: {} of {bound}",
@@ -108,7 +73,7 @@ fn with_parity_it_stays_near_the_least() {
                 ..Setup::default()
             };
             let world = run(seed, clients, &setup);
-            let least = any_will_do(loss, i32::try_from(clients).unwrap(), 1700);
+            let least = ideal_code(&Loss::Random(loss), 1700, u32::try_from(clients).unwrap());
             assert!(
                 world.overhead() <= least + 0.01,
                 "seed {seed}: {} of {least}",

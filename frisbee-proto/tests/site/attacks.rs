@@ -6,8 +6,8 @@ use std::time::Duration;
 use frisbee_proto::wire::{Item, RequestHead, RequestItems, Stream};
 use frisbee_proto::{ServiceConfig, Unicast};
 
-use crate::golden::Golden;
 use crate::hall::{Hall, place};
+use frisbee_sim::Golden;
 
 const RATE: u64 = 100_000_000;
 

@@ -10,7 +10,7 @@ use frisbee_proto::{
     ServiceConfig, ServiceOutput, Site, Unicast,
 };
 
-use crate::golden::{Golden, Owner};
+use frisbee_sim::{Golden, Owner};
 
 /// From one machine to another.
 const DELAY: Duration = Duration::from_micros(300);
@@ -146,10 +146,7 @@ impl Hall {
             seed: self.random(),
             ..ClientConfig::default()
         };
-        let owner = Owner {
-            images: vec![Arc::clone(golden)],
-            admitted: None,
-        };
+        let owner = Owner::new(vec![Arc::clone(golden)]);
         let host = u8::try_from(self.guests.len() + 1).unwrap();
         self.guests.push(Guest {
             client: Client::new(self.now, config, owner),

@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod attacks;
-#[path = "../scenarios/golden.rs"]
-mod golden;
 mod hall;
 mod lanes;
 mod shares;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use frisbee_proto::{ServiceConfig, Unicast};
 
-use crate::golden::Golden;
 use crate::hall::{Hall, place};
+use frisbee_sim::Golden;
 
 #[test]
 fn images_have_equal_shares_of_the_rate_and_one_alone_has_it_all() {

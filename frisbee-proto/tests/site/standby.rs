@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use frisbee_proto::{ServiceConfig, Unicast};
 
-use crate::golden::Golden;
 use crate::hall::{Hall, place};
+use frisbee_sim::Golden;
 
 const RATE: Option<u64> = Some(100_000_000);
 
