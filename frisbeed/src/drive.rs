@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use frisbee_cli::{Exit, Failure};
 use frisbee_proto::{Server, ServerOutput};
-use frisbee_udp::{BATCH_BYTES_MAX, RecvBatch, ServerSocket};
-use tokio::time::sleep_until;
+use frisbee_udp::{BATCH_BYTES_MAX, RecvBatch, ServerSocket, Timer};
 
 use crate::reader::{Reader, Reply};
 use crate::signals::Signals;
@@ -18,6 +17,7 @@ const BATCHES_PER_TURN: usize = 8;
 /// Everything that the loop holds.
 pub(crate) struct Drive {
     socket: ServerSocket,
+    timer: Timer,
     server: Server,
     reader: Reader,
     status: Status,
@@ -37,6 +37,7 @@ enum Wake {
 impl Drive {
     pub(crate) fn new(
         socket: ServerSocket,
+        timer: Timer,
         server: Server,
         reader: Reader,
         status: Status,
@@ -45,6 +46,7 @@ impl Drive {
         let buffer = Vec::with_capacity(BATCH_BYTES_MAX);
         Self {
             socket,
+            timer,
             server,
             reader,
             status,
@@ -62,7 +64,7 @@ impl Drive {
             let wake = tokio::select! {
                 result = self.socket.recv(&mut batch) => Wake::Requests(result),
                 reply = self.reader.reply() => Wake::Loaded(reply),
-                () = wait_until(deadline) => Wake::Deadline,
+                () = self.timer.wait_until(deadline) => Wake::Deadline,
                 () = signals.recv() => Wake::Signal,
             };
             let now = Instant::now();
@@ -154,16 +156,6 @@ impl Drive {
     fn exit_at(&self) -> Option<Instant> {
         self.exit_after
             .and_then(|after| self.last_request.checked_add(after))
-    }
-}
-
-/// Waits until `deadline`, or not at all if that has passed.
-///
-/// tokio's timers have a resolution of a millisecond and round up, even what is already past. The pacer's burst is made
-/// for the one; the other would cost a third of the rate where the rate is more than a turn's batches per millisecond.
-async fn wait_until(deadline: Instant) {
-    if deadline > Instant::now() {
-        sleep_until(deadline.into()).await;
     }
 }
 

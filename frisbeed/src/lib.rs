@@ -20,7 +20,7 @@ use clap::CommandFactory;
 use frisbee_cli::progress::Events;
 use frisbee_cli::{Exit, Failure};
 use frisbee_proto::{Server, ServerConfig};
-use frisbee_udp::{Group, Interface, ServerOptions, ServerSocket};
+use frisbee_udp::{Group, Interface, ServerOptions, ServerSocket, Timer};
 
 use drive::Drive;
 use image::ImageFile;
@@ -95,8 +95,10 @@ async fn serve(
             format!("cannot start the reader thread: {error}"),
         )
     })?;
+    let timer = Timer::new()
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot get a timer: {error}")))?;
     let exit_after = cli.exit_after.map(Duration::from_secs);
-    Drive::new(socket, server, reader, status, exit_after)
+    Drive::new(socket, timer, server, reader, status, exit_after)
         .run(signals)
         .await
 }
