@@ -58,6 +58,8 @@ enum Task {
         /// Pairs of runs
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
         runs: u8,
+        #[command(flatten)]
+        of_multicast: bench::MulticastArgs,
     },
     /// Build release binaries, manual pages and shell completions into target/dist
     Dist,
@@ -79,7 +81,11 @@ fn main() -> ExitCode {
             targets,
         } => fuzz::run(minutes, address, &targets),
         Task::Flips { every } => flips::run(every),
-        Task::Bench { subject, runs } => bench::run(subject, runs.into()),
+        Task::Bench {
+            subject,
+            runs,
+            of_multicast,
+        } => bench::run(subject, runs.into(), &of_multicast),
         Task::Dist => dist::run(),
         Task::Manuals { directory } => dist::manuals(&directory),
     };

@@ -14,6 +14,8 @@ use e2e::{need, packages};
 use crate::cargo::with_release_binaries;
 use crate::tools;
 
+pub(crate) use multicast::MulticastArgs;
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Subject {
@@ -21,14 +23,18 @@ pub(crate) enum Subject {
     Image,
     /// imageunzip beside partclone and zstd
     Install,
-    /// frisbeed and frisbee-client beside udpcast
+    /// frisbeed and frisbee-client beside udpcast and UFTP
     Multicast,
     /// What signing, encryption, hashes and parity cost, in CPU time
     Crypto,
 }
 
 /// Measures, and prints tables as they stand in docs/PERFORMANCE.md.
-pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
+pub(crate) fn run(
+    subject: Option<Subject>,
+    runs: usize,
+    of_multicast: &MulticastArgs,
+) -> Result<()> {
     ensure!(
         need::is_root(),
         "the measurements need root: network namespaces, and packages to compare with"
@@ -49,7 +55,7 @@ pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
         install::run(runs)?;
     }
     if wanted(Subject::Multicast) {
-        multicast::run(runs)?;
+        multicast::run(runs, of_multicast)?;
     }
     if wanted(Subject::Crypto) {
         crypto::run(runs)?;
