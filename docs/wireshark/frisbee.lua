@@ -280,13 +280,11 @@ local function is_frisbee(tvb)
     return tvb:len() >= HEADER and tvb(0, 1):uint() == VERSION and has_length(tvb(1, 1):uint(), tvb:len())
 end
 
+-- Returns the bytes that it has taken: all, or none of a datagram of another protocol.
 function frisbee.dissector(tvb, pinfo, root)
+    if not is_frisbee(tvb) then return 0 end
     pinfo.cols.protocol = "Frisbee"
     local tree = root:add(frisbee, tvb())
-    if not is_frisbee(tvb) then
-        tree:add_proto_expert_info(malformed)
-        return
-    end
     local kind = tvb(1, 1):uint()
     tree:add(f.version, tvb(0, 1))
     tree:add(f.type, tvb(1, 1))
@@ -299,12 +297,11 @@ function frisbee.dissector(tvb, pinfo, root)
     local info = string.format("%s %04x/%u %s", TYPES[kind], tvb(2, 2):le_uint(), tvb(4, 4):le_uint(), summary)
     pinfo.cols.info = info
     tree:append_text(", " .. info)
+    return tvb:len()
 end
 
-local function heuristic(tvb, pinfo, root)
-    if not is_frisbee(tvb) then return false end
-    frisbee.dissector(tvb, pinfo, root)
-    return true
-end
-
-frisbee:register_heuristic("udp", heuristic)
+-- By its form on any port, but on the default one first: Wireshark takes that for another protocol's.
+frisbee:register_heuristic("udp", function(tvb, pinfo, root)
+    return frisbee.dissector(tvb, pinfo, root) > 0
+end)
+DissectorTable.get("udp.port"):add(7001, frisbee)

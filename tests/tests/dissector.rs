@@ -411,7 +411,7 @@ fn capture(path: &Path, datagrams: &[Vec<u8>]) -> Result<()> {
         file.extend([0x45, 0]);
         file.extend((length + 20).to_be_bytes());
         file.extend([0, 0, 0, 0, 1, 17, 0, 0, 192, 0, 2, 1, 239, 192, 7, 1]);
-        for word in [5000, 5001, length, 0] {
+        for word in [60_000, 60_001, length, 0] {
             file.extend(u16::to_be_bytes(word));
         }
         file.extend(datagram);
