@@ -1,6 +1,7 @@
 //! frisbeed and frisbee-client.
 
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use e2e::background::Background;
 use e2e::command::{run as run_tool, tool};
 use e2e::disk::{Disk, Recipe, Table};
 use e2e::image::Keys;
-use e2e::room::INTERFACE;
+use e2e::room::{INTERFACE, Machine};
 use e2e::{class, events, ranges};
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ use super::network::Network;
 use super::programs::{cpu, ends};
 use crate::show::ratio;
 
-const GROUP: &str = "239.192.7.98:7098";
+const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 192, 7, 98), 7098);
 
 /// What is sent, in memory, so that no disk is measured.
 pub(super) struct Golden {
@@ -127,7 +128,8 @@ impl Golden {
 
     fn server(&self, network: &Network, rate: Option<&str>) -> Result<Background> {
         let mut server = tool("frisbeed")?;
-        server.args(["--json", "--interface", INTERFACE, "--group", GROUP]);
+        server.args(["--json", "--interface", INTERFACE, "--group"]);
+        server.arg(GROUP.to_string());
         if let Some(rate) = rate {
             server.args(["--rate", rate]);
         }
@@ -137,30 +139,45 @@ impl Golden {
         Ok(server)
     }
 
-    /// Serves the clients of a network, and checks what they have.
+    /// Serves the clients of a network, and checks what they have. They are there before the server, as the receivers
+    /// of the other programs are, but for those that are to come later.
     pub(super) fn serve(&self, network: &Network, start: Start<'_>) -> Result<Run> {
-        let server = self.server(network, start.rate)?;
-        let sent = network.sent()?;
         let targets: Vec<PathBuf> = (0..network.clients.len())
             .map(|client| match start.sink {
                 Sink::Discard => "/dev/null".into(),
                 Sink::Install => self.target(client),
             })
             .collect();
-        let (mut began, mut running) = (Vec::new(), Vec::new());
-        for (machine, target) in network.clients.iter().zip(&targets) {
-            if !running.is_empty() {
-                sleep(start.apart);
-            }
+        let mut waiting = network.clients.iter().zip(&targets);
+        let client = |(machine, target): (&Machine, &PathBuf)| {
             if start.sink == Sink::Install {
                 let _ = fs::remove_file(target);
             }
             let mut client = self.keys.client()?;
-            client
-                .args(["--json", "--interface", INTERFACE, "--group", GROUP])
-                .arg(target);
+            client.args(["--json", "--interface", INTERFACE, "--group"]);
+            client.arg(GROUP.to_string()).arg(target);
+            Background::start(machine.netns.command(&client)?)
+        };
+        let early = match start.apart.is_zero() {
+            true => network.clients.len(),
+            false => 1,
+        };
+        let mut running: Vec<Background> = waiting
+            .by_ref()
+            .take(early)
+            .map(client)
+            .collect::<Result<_>>()?;
+        for machine in network.clients.iter().take(early) {
+            machine.joins(*GROUP.ip())?;
+        }
+        let sent = network.sent()?;
+        let now = Instant::now();
+        let mut began = vec![now; early];
+        let server = self.server(network, start.rate)?;
+        for (number, late) in (1..).zip(waiting) {
+            sleep((now + start.apart * number).saturating_duration_since(Instant::now()));
             began.push(Instant::now());
-            running.push(Background::start(machine.netns.command(&client)?)?);
+            running.push(client(late)?);
         }
         let mut run = Run::default();
         for (ended, began) in ends(running, start.limit)?.into_iter().zip(began) {
@@ -197,7 +214,8 @@ impl Golden {
 fn blocks(finish: &Value) -> Result<u64> {
     let data = finish["blocks"].as_u64().context("no blocks")?;
     ensure!(data > 0, "nothing was sent");
-    Ok(data + finish["parity"].as_u64().unwrap_or(0))
+    let parity = finish["parity_blocks"].as_u64().context("no parity")?;
+    Ok(data + parity)
 }
 
 /// The seconds of a file's way through memory: see `frisbee-udp/benches/copy.rs`.
