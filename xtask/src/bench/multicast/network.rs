@@ -57,10 +57,10 @@ impl Network {
             switch.ip(&format!("link add {bridge} type bridge mcast_snooping 0"))?;
             switch.ip(&format!("link set {bridge} up"))?;
         }
-        switch.ip("link add up type veth peer name down")?;
-        switch.ip("link set up master near up")?;
-        switch.ip("link set down master far up")?;
-        shape(&switch, "up", rate)?;
+        switch.ip("link add trunk-near type veth peer name trunk-far")?;
+        switch.ip("link set trunk-near master near up")?;
+        switch.ip("link set trunk-far master far up")?;
+        shape(&switch, "trunk-near", rate)?;
         let attach = |number: u8, bridge: &str| {
             let netns = Netns::new(&format!("bench-{number}"))?;
             switch.ip(&format!(
