@@ -45,6 +45,10 @@ const BATCH_BYTES: usize = 65_000;
 /// Longest round trip that is believed.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
+/// When object 0 is asked for while nothing else is wanted, a transfer begins, and all who lose a part of it miss what comes
+/// before it is repaired. So long nothing but object 0 is sent: two rounds of asking and repairing in a room.
+const BEGINNING: Duration = Duration::from_millis(60);
+
 /// Candidates of each kind for which objects are loaded ahead.
 const PREFETCH: usize = 3;
 
@@ -68,6 +72,8 @@ pub struct Server {
     sequence: u64,
     announcer: Announcer,
     started: Instant,
+    /// Until when nothing but object 0 is sent.
+    beginning: Option<Instant>,
     /// Parity blocks queued since the start.
     parity_wanted: u64,
     work: usize,
@@ -107,6 +113,7 @@ impl Server {
             sequence: random.u32(..).into(),
             announcer: Announcer::new(),
             started: now,
+            beginning: None,
             parity_wanted: 0,
             work: 0,
             work_since: now,
@@ -157,6 +164,9 @@ impl Server {
             if self.work <= WORK {
                 self.want(now, item, heard);
             }
+        }
+        if was_dry && items.iter().any(|item| item.object() == 0) && self.began_before(now) {
+            self.beginning = Some(now + BEGINNING);
         }
         // The others who lost something of the same object hear that it is going to be repaired before they ask.
         if (was_dry && !items.is_empty()) || self.parity_wanted != parity_before {
@@ -218,8 +228,10 @@ impl Server {
         if let Some(encode) = self.next_encode() {
             return encode;
         }
-        if !self.has_unit() {
-            return ServerOutput::Wait(Some(announce_at));
+        let held = self.beginning.filter(|&until| now < until);
+        if !self.has_unit(held.is_some()) {
+            let until = held.map_or(announce_at, |until| announce_at.min(until));
+            return ServerOutput::Wait(Some(until));
         }
         let allowed = self.pacer.allowance(now, rate).min(self.max_segments);
         let least = Pacer::worthwhile(rate, self.max_segments);
@@ -319,9 +331,21 @@ impl Server {
         }
     }
 
+    /// Whether the last transfer began so long ago that a new one may: requests for object 0 alone stop nobody.
+    fn began_before(&self, now: Instant) -> bool {
+        self.beginning
+            .is_none_or(|until| now.saturating_duration_since(until) >= BEGINNING * 20)
+    }
+
+    /// Whether nothing is wanted, or nothing that is sent already: whatever a client lacks, it has to ask for.
+    fn is_idle(&self, now: Instant) -> bool {
+        let is_beginning = self.beginning.is_some_and(|until| now < until);
+        self.wanted.is_empty() || (is_beginning && !self.wanted.wants_manifest())
+    }
+
     fn announce_at(&self, now: Instant) -> Instant {
         let rate = self.rate.rate();
-        let due = self.announcer.due(now, self.wanted.is_empty(), rate);
+        let due = self.announcer.due(now, self.is_idle(now), rate);
         due.max(self.pacer.ready(2, rate))
     }
 
@@ -342,7 +366,7 @@ impl Server {
             rate: self.rate.rate(),
             cursor,
             queued: u32::try_from(self.wanted.len()).unwrap_or(u32::MAX),
-            idle: self.wanted.is_empty(),
+            idle: self.is_idle(now),
             promise,
             request_address: self.request_address,
             time: self.clock(now),
@@ -353,7 +377,7 @@ impl Server {
         let sequence = self.next_sequence();
         self.stream
             .announce(buffer, sequence, &announce, &self.image.head);
-        self.announcer.sent(now, self.wanted.is_empty());
+        self.announcer.sent(now, self.is_idle(now));
         self.stats.announces += 1;
         self.transmit(now, buffer, 1)
     }
@@ -392,7 +416,9 @@ impl Server {
     }
 
     /// Whether there is something to send that is loaded; begins with the next object if need be.
-    fn has_unit(&mut self) -> bool {
+    ///
+    /// At the beginning of a transfer of object 0 only.
+    fn has_unit(&mut self, is_beginning: bool) -> bool {
         let load = |candidate: Candidate| {
             let loaded = self.cache.get(candidate.object)?;
             let parity = match candidate.parity {
@@ -413,7 +439,8 @@ impl Server {
             let mut candidates = self
                 .wanted
                 .candidates(PREFETCH)
-                .filter(|candidate| in_turn(candidate));
+                .filter(|candidate| in_turn(candidate))
+                .filter(|candidate| !is_beginning || candidate.object == 0);
             candidates.find_map(load)
         });
         let Some((candidate, supply)) = ready else {
@@ -428,9 +455,10 @@ impl Server {
     }
 
     fn fill(&mut self, now: Instant, buffer: &mut Vec<u8>, most: u32) -> ServerOutput {
+        let is_beginning = self.beginning.is_some_and(|until| now < until);
         let mut segment = SEGMENT_SIZE;
         let mut datagrams = 0;
-        while datagrams < most && self.has_unit() {
+        while datagrams < most && self.has_unit(is_beginning) {
             let depth = self.wanted.next_depth().flatten();
             let size = SEGMENT_SIZE + depth.unwrap_or(0) * size_of::<Cv>();
             if !buffer.is_empty() && (size != segment || buffer.len() + size > BATCH_BYTES) {
@@ -441,7 +469,7 @@ impl Server {
                 datagrams += 1;
             }
         }
-        if self.wanted.is_empty() {
+        if self.is_idle(now) {
             self.announcer.hurry();
         }
         self.transmit(now, buffer, datagrams)
