@@ -17,10 +17,12 @@ const EXAMPLES: &str = "Examples:
   frisbee-client --probe --interface eth0
   frisbee-client --unicast server.example --trust owner.pub --key content.key --yes /dev/sda
   frisbee-client --allow-legacy --allow-unsigned --yes /dev/sda
+  frisbee-client --trust owner.pub /dev/null
 
 The client takes the first image announced on the group that a trusted owner has signed. The target is not touched
 before the image's manifest is verified and fits it; it does not boot before everything is on it.
-The last example takes whatever is announced first, also an Emulab image.";
+The last but one takes whatever is announced first, also an Emulab image. The last one receives and verifies all of an
+image and keeps nothing.";
 
 /// Receive a multicast image and install it onto a disk or into a file
 #[derive(Debug, Parser)]

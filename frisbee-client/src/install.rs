@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use chunkfmt::{BLOCK_SIZE, Context, ImageHeader};
+use chunkfmt::{BLOCK_SIZE, Context, ImageHeader, Trust};
 use frisbee_cli::policy::{LegacyKeys, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
@@ -20,6 +20,7 @@ use serde_json::json;
 
 use crate::Cli;
 use crate::admission::{Accepted, Policy};
+use crate::discard::{counters, is_sink};
 use crate::image::{Image, Plan};
 use crate::place::{self, Place};
 use crate::receiver::{Message, Receiver, ReceiverOptions, Releases};
@@ -63,28 +64,21 @@ impl Cli {
             .iter()
             .map(|group| group.parse().map_err(network))
             .collect::<Result<_, _>>()?;
+        if is_sink(&self.target) {
+            let policy = self.policy(&trust, self.wanted.clone());
+            return self.discard(place, policy);
+        }
         // What no image could be written to is better told now than when one has been announced.
         let candidate = Candidate::open(&self.target)?;
         if candidate.holds_data() && !self.install.dry_run {
             confirm::can_be_confirmed(&self.target, self.install.yes)?;
         }
-        let interrupt = Interrupt::watch()?;
         let (sender, messages) = mpsc::channel();
+        let inbox = Inbox::new(messages)?;
         let receive = |layer, place, wanted: Wanted| {
-            let policy = Policy {
-                trust: Arc::clone(&trust),
-                wanted,
-                owners: self.trust.clone(),
-                legacy: self.legacy.clone(),
-            };
-            self.receive(layer, place, policy, sender.clone())
+            self.receive(layer, place, self.policy(&trust, wanted), sender.clone())
         };
         let mut receivers = vec![receive(0, place, self.wanted.clone())?];
-        let inbox = Inbox {
-            messages,
-            early: RefCell::default(),
-            interrupt,
-        };
         let image = Image::new(inbox.manifest(0)?, &trust, &keys, legacy)?;
         let header = image.context.header();
         self.wanted.check(header)?;
@@ -128,7 +122,16 @@ impl Cli {
         })
     }
 
-    fn receive(
+    fn policy(&self, trust: &Arc<Trust>, wanted: Wanted) -> Policy {
+        Policy {
+            trust: Arc::clone(trust),
+            wanted,
+            owners: self.trust.clone(),
+            legacy: self.legacy.clone(),
+        }
+    }
+
+    pub(crate) fn receive(
         &self,
         layer: usize,
         place: Place,
@@ -151,7 +154,7 @@ impl Cli {
 }
 
 /// What comes from the receivers and the pipeline, with an eye on signals.
-struct Inbox {
+pub(crate) struct Inbox {
     messages: mpsc::Receiver<Message>,
     /// Came while something else was waited for.
     early: RefCell<VecDeque<Message>>,
@@ -159,8 +162,16 @@ struct Inbox {
 }
 
 impl Inbox {
+    pub(crate) fn new(messages: mpsc::Receiver<Message>) -> Result<Self, Failure> {
+        Ok(Self {
+            messages,
+            early: RefCell::default(),
+            interrupt: Interrupt::watch()?,
+        })
+    }
+
     /// The next message; `state` says what a signal would leave behind.
-    fn next(&self, state: &str) -> Result<Message, Failure> {
+    pub(crate) fn next(&self, state: &str) -> Result<Message, Failure> {
         let early = self.early.borrow_mut().pop_front();
         early.map_or_else(|| self.wait(state), Ok)
     }
@@ -180,7 +191,7 @@ impl Inbox {
     }
 
     /// Waits until the image of this layer is accepted.
-    fn manifest(&self, wanted: usize) -> Result<Accepted, Failure> {
+    pub(crate) fn manifest(&self, wanted: usize) -> Result<Accepted, Failure> {
         loop {
             match self.wait(UNTOUCHED)? {
                 Message::Manifest(layer, accepted) if layer == wanted => return Ok(*accepted),
@@ -375,13 +386,8 @@ impl Cli {
             network_summary(stats),
         );
         let mut fields = report.fields();
-        let network = json!({
-            "datagrams": stats.datagrams, "blocks": stats.blocks, "duplicates": stats.duplicates,
-            "no_buffer": stats.no_buffer, "lost": stats.lost, "receive_drops": stats.receive_drops,
-            "forged": stats.forged, "requests": stats.requests,
-        });
         if let (Some(fields), serde_json::Value::Object(network)) =
-            (fields.as_object_mut(), network)
+            (fields.as_object_mut(), counters(stats))
         {
             fields.extend(network);
         }

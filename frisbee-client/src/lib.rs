@@ -6,6 +6,7 @@
 
 mod admission;
 mod cli;
+mod discard;
 mod image;
 mod install;
 mod membership;

@@ -17,6 +17,7 @@ mod receive;
 mod server;
 mod socket;
 mod throttle;
+mod timer;
 
 pub use client::{ClientOptions, ClientSocket};
 pub use counters::DropCounter;
@@ -30,6 +31,7 @@ pub use receive::{Datagram, RecvBatch};
 pub use server::{ServerOptions, ServerSocket};
 pub use socket::{Buffer, Offload};
 pub use throttle::Throttle;
+pub use timer::Timer;
 
 /// Largest number of bytes that one batch may hold: the largest payload of a UDP datagram over IPv4, and less than that over IPv6.
 pub const BATCH_BYTES_MAX: usize = 65_507;

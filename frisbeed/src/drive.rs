@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use frisbee_cli::{Exit, Failure};
 use frisbee_proto::{Loaded, ServiceOutput, Site};
-use frisbee_udp::{BATCH_BYTES_MAX, RecvBatch};
-use tokio::time::sleep_until;
+use frisbee_udp::{BATCH_BYTES_MAX, RecvBatch, Timer};
 
 use crate::outlet::{Outlet, Side};
 use crate::reader::{Job, Reader, Reply};
@@ -22,6 +21,7 @@ const BATCHES_PER_TURN: usize = 8;
 /// Everything that the loop holds.
 pub(crate) struct Drive {
     outlets: Vec<Outlet>,
+    timer: Timer,
     site: Site,
     reader: Reader,
     status: Status,
@@ -43,6 +43,7 @@ enum Wake {
 impl Drive {
     pub(crate) fn new(
         outlets: Vec<Outlet>,
+        timer: Timer,
         site: Site,
         reader: Reader,
         status: Status,
@@ -50,6 +51,7 @@ impl Drive {
     ) -> Self {
         Self {
             outlets,
+            timer,
             site,
             reader,
             status,
@@ -68,7 +70,7 @@ impl Drive {
             let wake = tokio::select! {
                 result = ready(&self.outlets, self.first) => Wake::Datagrams(result),
                 reply = self.reader.reply() => Wake::Done(reply),
-                () = wait_until(deadline) => Wake::Deadline,
+                () = self.timer.wait_until(deadline) => Wake::Deadline,
                 () = signals.recv() => Wake::Signal,
             };
             let now = Instant::now();
@@ -224,16 +226,6 @@ async fn ready(outlets: &[Outlet], first: usize) -> io::Result<(usize, Side)> {
         Poll::Pending
     })
     .await
-}
-
-/// Waits until `deadline`, or not at all if that has passed.
-///
-/// tokio's timers have a resolution of a millisecond and round up, even what is already past. The pacer's burst is made
-/// for the one; the other would cost a third of the rate where the rate is more than a turn's batches per millisecond.
-async fn wait_until(deadline: Instant) {
-    if deadline > Instant::now() {
-        sleep_until(deadline.into()).await;
-    }
 }
 
 fn reader_ended() -> Failure {

@@ -24,6 +24,7 @@ use clap::CommandFactory;
 use frisbee_cli::progress::Events;
 use frisbee_cli::{Exit, Failure};
 use frisbee_proto::{ServerConfig, Service, ServiceConfig, Site};
+use frisbee_udp::Timer;
 
 use drive::Drive;
 use reader::Reader;
@@ -98,8 +99,10 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
             format!("cannot start the reader thread: {error}"),
         )
     })?;
+    let timer = Timer::new()
+        .map_err(|error| Failure::new(Exit::Internal, format!("cannot get a timer: {error}")))?;
     let exit_after = cli.exit_after.map(Duration::from_secs);
-    Drive::new(outlets, site, reader, status, exit_after)
+    Drive::new(outlets, timer, site, reader, status, exit_after)
         .run(signals)
         .await
 }

@@ -92,6 +92,11 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
+    /// Whether a row is wanted.
+    pub(crate) fn wants(&self, what: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| what.contains(only))
+    }
+
     /// Measures and prints a row, if it is wanted.
     pub(crate) fn row(
         &self,
@@ -99,7 +104,7 @@ impl Rows {
         ours: impl FnMut() -> Result<Duration>,
         other: impl FnMut() -> Result<Duration>,
     ) -> Result<Option<Pairs>> {
-        if self.only.as_ref().is_some_and(|only| !what.contains(only)) {
+        if !self.wants(what) {
             return Ok(None);
         }
         let pairs = Pairs::measure(self.runs, ours, other)?;
