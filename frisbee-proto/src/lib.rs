@@ -76,7 +76,9 @@ pub mod wire;
 use chunkfmt::tree::Cv;
 
 pub use client::{Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event};
-pub use server::{Image, Loaded, Server, ServerConfig, ServerOutput, ServerStats, Transmit};
+pub use server::{
+    Image, Loaded, Priority, Server, ServerConfig, ServerOutput, ServerStats, Transmit,
+};
 
 /// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.
 pub const MAX_OBJECT_BLOCKS: u32 = 1 << 28;

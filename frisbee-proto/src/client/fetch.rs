@@ -17,8 +17,8 @@ use super::servers::{Heard, Servers};
 use super::slow::Yield;
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED, STUCK, TICK,
-    soon,
+    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_WAIT, REPORT_DATAGRAMS, RoundTrip, SLOW_TICK,
+    STALLED, STUCK, TICK, report_interval, soon,
 };
 use super::{ClientOutput, ClientStats, Event};
 use crate::layout::{Layout, Unit};
@@ -57,6 +57,8 @@ pub(super) struct Fetch {
     /// When what is outstanding is looked through.
     tick_at: Instant,
     heartbeat_at: Instant,
+    /// When the server is told of the datagrams that came since the last REQUEST.
+    report_at: Option<Instant>,
     requested: Option<Instant>,
     reported: Reported,
     /// Since when something proven should have come from the server being asked, and has not.
@@ -90,6 +92,7 @@ impl Fetch {
             ask_at: None,
             tick_at: now + SLOW_TICK,
             heartbeat_at: now + HEARTBEAT,
+            report_at: None,
             requested: None,
             reported: Reported::default(),
             in_vain: None,
@@ -227,8 +230,8 @@ impl Fetch {
 
     /// When [`Fetch::timeout`] has something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let regular = self.tick_at.min(self.heartbeat_at);
-        self.ask_at.map_or(regular, |at| at.min(regular))
+        let asks = [self.ask_at, self.report_at].into_iter().flatten();
+        asks.fold(self.tick_at.min(self.heartbeat_at), Instant::min)
     }
 
     /// Does what is due.
@@ -244,6 +247,9 @@ impl Fetch {
         }
         if self.ask_at.is_some_and(|at| at <= now) || self.heartbeat_at <= now {
             self.ask(now, out, stats);
+        }
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.send(now, &RequestItems::default(), false, out, stats);
         }
     }
 
@@ -267,6 +273,7 @@ impl Fetch {
             let number = layout.and_then(|layout| layout.number(unit));
             self.passing.at(object, number.unwrap_or(0), next);
         }
+        self.schedule_report(now);
         while let Some(object) = self.passing.left_behind(next) {
             if let Some(open) = self.stock.open.get_mut(&object)
                 && !open.due
@@ -275,6 +282,19 @@ impl Fetch {
                 self.ask_soon(now, object);
             }
         }
+    }
+
+    /// Datagrams have come that the server is to be told of: its rate follows such reports.
+    fn schedule_report(&mut self, now: Instant) {
+        let server = self.servers.current();
+        if self.report_at.is_some() || server.sequence.unreported() < REPORT_DATAGRAMS {
+            return;
+        }
+        let interval = report_interval(server.announce.receivers, server.announce.rate);
+        let micros = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
+        let since = self.requested.unwrap_or(now);
+        let at = soon(since, micros / 2..micros / 2 * 3, &mut self.random);
+        self.report_at = Some(at.max(now));
     }
 
     /// The present server has nothing more to send: what is not here will not come by itself.

@@ -15,6 +15,16 @@ pub(super) const TICK: Duration = Duration::from_millis(25);
 pub(super) const SLOW_TICK: Duration = Duration::from_millis(250);
 /// A REQUEST without items, at random after the first to twice as long: servers show who is there.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Time between two REQUESTs while datagrams come: as often as the server changes the rate when it looks for it.
+const REPORT: Duration = Duration::from_millis(20);
+/// All clients together send one in this time at most.
+const REPORT_ALL: Duration = Duration::from_millis(1);
+/// And at most about a hundredth of what the server sends: a REQUEST without items has some 150 bytes on the wire.
+const REPORT_BITS: u64 = 150 * 8 * 100;
+/// Clients that there are as long as the server does not know.
+const REPORT_CLIENTS: u32 = 16;
+/// Datagrams that are worth a report.
+pub(super) const REPORT_DATAGRAMS: u32 = 16;
 /// An idle server can have heard of what was asked for so long ago.
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.
@@ -57,6 +67,19 @@ impl RoundTrip {
     }
 }
 
+/// Time between two REQUESTs of one of so many clients while datagrams come at this rate, in bits per second, on average
+/// (RFC 3550, section 6.2, has the same rule for the receivers of a session).
+pub(super) fn report_interval(receivers: u32, rate: u64) -> Duration {
+    let receivers = if receivers == 0 {
+        REPORT_CLIENTS
+    } else {
+        receivers
+    };
+    let share = Duration::from_micros(REPORT_BITS * 1_000_000 / rate.max(REPORT_BITS));
+    let each = share.max(REPORT_ALL).saturating_mul(receivers);
+    each.clamp(REPORT, HEARTBEAT)
+}
+
 /// A random time in a range of microseconds from now.
 pub(super) fn soon(
     now: Instant,
@@ -69,6 +92,16 @@ pub(super) fn soon(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_clients_report_seldom() {
+        let millis = |receivers, rate| report_interval(receivers, rate).as_millis();
+        assert_eq!(millis(1, 8_000_000), 20);
+        assert_eq!(millis(48, 10_000_000), 576);
+        assert_eq!(millis(48, 100_000_000), 57);
+        assert_eq!(millis(1000, 10_000_000_000), 1000);
+        assert_eq!(millis(u32::MAX, 0), 5000);
+    }
 
     #[test]
     fn timeouts_double_within_their_limits() {

@@ -19,7 +19,7 @@ use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
 use self::rate::Rate;
-pub use self::types::{Image, Loaded, ServerConfig, ServerOutput, ServerStats, Transmit};
+pub use self::types::{Image, Loaded, Priority, ServerConfig, ServerOutput, ServerStats, Transmit};
 use self::wanted::{Candidate, Wanted};
 use crate::layout::{Layout, Unit};
 use crate::wire::{self, Announce, Item, Message, RequestHead, SEGMENT_SIZE, Stream};
@@ -29,9 +29,6 @@ use crate::{Error, FRAMING, ObjectInfo};
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
 const WORK: usize = 100_000;
 const WORK_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Longest round trip that is believed.
-const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
 /// Candidates of each kind for which objects are loaded ahead.
 const PREFETCH: usize = 3;
@@ -81,7 +78,7 @@ impl Server {
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
-            rate: Rate::new(now, config.ceiling),
+            rate: Rate::new(now, config.ceiling, config.priority),
             pacer: Pacer::new(now),
             sequence: random.u32(..).into(),
             announcer: Announcer::new(),
@@ -117,14 +114,11 @@ impl Server {
         }
         self.stats.requests += 1;
         self.work += 100;
-        let ours = stream == self.stream.number;
-        if ours {
-            let trip = self.round_trip(now, &head);
-            self.rate.report(&head, trip);
-        }
         // From another server's run, or from the future: nothing is taken to be in flight. At worst it is sent twice.
-        let heard = if ours {
-            self.expand(sequence)
+        let heard = if stream == self.stream.number {
+            let heard = self.expand(sequence);
+            self.rate.report(now, &head, heard);
+            heard
         } else {
             self.sequence
         };
@@ -220,15 +214,6 @@ impl Server {
         u32::try_from(micros & u128::from(u32::MAX)).unwrap_or(0)
     }
 
-    /// From an ANNOUNCE to the REQUEST that repeats its time, less the time that the client took. What is longer than
-    /// `ROUND_TRIP_MAX` is a lie, or a client that slept.
-    fn round_trip(&self, now: Instant, head: &RequestHead) -> Option<Duration> {
-        let (time, held) = head.echo?;
-        let passed = self.clock(now).wrapping_sub(time).checked_sub(held)?;
-        let trip = Duration::from_micros(passed.into());
-        (trip <= ROUND_TRIP_MAX).then_some(trip)
-    }
-
     fn want(&mut self, now: Instant, item: &Item<'_>, heard: u64) {
         let object = item.object();
         let Some(layout) = self.layout(object) else {
@@ -289,7 +274,7 @@ impl Server {
             request_address: self.request_address,
             time: self.clock(now),
             grtt: 0,
-            receivers: 0,
+            receivers: u32::try_from(self.rate.population()).unwrap_or(u32::MAX),
             repairs: Default::default(),
         };
         let sequence = self.next_sequence();
@@ -402,7 +387,8 @@ impl Server {
         };
         let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
-        self.rate.sent(wire_bytes);
+        self.rate
+            .sent(now, self.sequence, datagrams as u64, wire_bytes);
         self.stats.datagrams += datagrams as u64;
         self.stats.wire_bytes += wire_bytes;
         ServerOutput::Transmit(Transmit { segment, datagrams })

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use frisbee_proto::FRAMING;
+
 /// How datagrams are lost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Loss {
@@ -24,6 +26,48 @@ pub(crate) struct Quality {
     pub(crate) duplicated: f64,
     /// One bit changed (and the checksum right again).
     pub(crate) corrupted: f64,
+    /// What the port carries, if less than what comes.
+    pub(crate) pipe: Option<Pipe>,
+}
+
+/// A line with a rate, and a queue before it that drops what has no room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pipe {
+    /// Bits per second on the wire.
+    pub(crate) rate: u64,
+    /// Bytes that wait at most.
+    pub(crate) buffer: u64,
+}
+
+/// A [`Pipe`] in use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queue {
+    pub(crate) pipe: Pipe,
+    clear: Option<Instant>,
+    /// Wire bytes that passed.
+    pub(crate) passed: u64,
+}
+
+impl Queue {
+    pub(crate) fn new(pipe: Pipe) -> Self {
+        Self {
+            pipe,
+            clear: None,
+            passed: 0,
+        }
+    }
+
+    /// When so many bytes are through; `None` if they are dropped.
+    pub(crate) fn pass(&mut self, now: Instant, bytes: u64) -> Option<Instant> {
+        let time = |bytes: u64| Duration::from_nanos(bytes * 8_000_000_000 / self.pipe.rate);
+        let clear = self.clear.map_or(now, |clear| clear.max(now));
+        if clear - now > time(self.pipe.buffer) {
+            return None;
+        }
+        self.passed += bytes;
+        self.clear = Some(clear + time(bytes));
+        self.clear
+    }
 }
 
 impl Quality {
@@ -34,6 +78,7 @@ impl Quality {
         reordered: 0.0,
         duplicated: 0.0,
         corrupted: 0.0,
+        pipe: None,
     };
 
     pub(crate) fn losing(probability: f64) -> Self {
@@ -49,6 +94,7 @@ impl Quality {
 pub(crate) struct Link {
     pub(crate) quality: Quality,
     random: fastrand::Rng,
+    queue: Option<Queue>,
     bad: bool,
     last: Option<Instant>,
 }
@@ -58,6 +104,7 @@ impl Link {
         Self {
             quality,
             random: fastrand::Rng::with_seed(seed),
+            queue: quality.pipe.map(Queue::new),
             bad: false,
             last: None,
         }
@@ -79,6 +126,13 @@ impl Link {
         };
         if lost {
             return Vec::new();
+        }
+        let mut now = now;
+        if let Some(queue) = &mut self.queue {
+            match queue.pass(now, (datagram.len() + FRAMING) as u64) {
+                Some(through) => now = through,
+                None => return Vec::new(),
+            }
         }
         let copies = 1 + usize::from(self.random.f64() < self.quality.duplicated);
         (0..copies)

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use frisbee_proto::wire;
 use frisbee_proto::{
-    Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Server, ServerConfig,
-    ServerOutput,
+    Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Priority, Server,
+    ServerConfig, ServerOutput,
 };
 
 use crate::golden::{Golden, Owner};
-use crate::link::{Link, Quality};
+use crate::link::{Link, Pipe, Quality, Queue};
+use crate::tcp::Tcp;
 
 /// Every scenario's runs: a failure names the one it happened in.
 ///
@@ -101,6 +102,10 @@ enum Happening {
     Release(usize),
     Start(usize),
     Action(Action),
+    /// A segment of a TCP stream has arrived and been acknowledged.
+    Acknowledged(usize, u64),
+    /// A TCP stream looks whether it was silent for too long.
+    Timeout(usize),
 }
 
 struct Timed(Instant, u64, Happening);
@@ -134,6 +139,11 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) forgers: Vec<Forger>,
+    /// What everything that servers send goes through, and TCP streams beside it.
+    pub(crate) shared: Option<Queue>,
+    pub(crate) streams: Vec<Tcp>,
+    /// Of the servers that start from now on.
+    pub(crate) priority: Priority,
     buffer: Vec<u8>,
 }
 
@@ -151,6 +161,9 @@ impl World {
             hosts: Vec::new(),
             nodes: Vec::new(),
             forgers: Vec::new(),
+            shared: None,
+            streams: Vec::new(),
+            priority: Priority::Normal,
             buffer: Vec::new(),
         }
     }
@@ -170,6 +183,7 @@ impl World {
     ) -> usize {
         let config = ServerConfig {
             ceiling,
+            priority: self.priority,
             seed: self.random.u64(..),
             ..ServerConfig::default()
         };
@@ -223,6 +237,35 @@ impl World {
             wake: None,
         });
         place
+    }
+
+    /// Everything that servers send goes through this.
+    pub(crate) fn share(&mut self, rate: u64, buffer: u64) {
+        self.shared = Some(Queue::new(Pipe { rate, buffer }));
+    }
+
+    /// A TCP stream starts through what is shared.
+    pub(crate) fn stream(&mut self) -> usize {
+        self.streams.push(Tcp::new(self.now));
+        let stream = self.streams.len() - 1;
+        self.schedule(self.now, Happening::Timeout(stream));
+        stream
+    }
+
+    /// Sends what the window of a stream allows.
+    fn push(&mut self, stream: usize) {
+        while let Some(segment) = self.streams[stream].segment(self.now) {
+            let through = match &mut self.shared {
+                Some(shared) => shared.pass(self.now, Tcp::WIRE),
+                None => Some(self.now),
+            };
+            if let Some(through) = through {
+                self.schedule(
+                    through + Tcp::DELAY,
+                    Happening::Acknowledged(stream, segment),
+                );
+            }
+        }
     }
 
     /// A client is gone.
@@ -387,6 +430,18 @@ impl World {
                 self.actions -= 1;
                 action(self);
             }
+            Happening::Acknowledged(stream, segment) => {
+                self.streams[stream].acknowledged(self.now, segment);
+                self.push(stream);
+            }
+            Happening::Timeout(stream) => {
+                self.streams[stream].check(self.now);
+                self.push(stream);
+                self.schedule(
+                    self.now + Duration::from_millis(50),
+                    Happening::Timeout(stream),
+                );
+            }
         }
     }
 
@@ -451,10 +506,17 @@ impl World {
             }
         }
         self.forgers = forgers;
+        let mut at = self.now;
+        if let Some(shared) = &mut self.shared {
+            match shared.pass(at, (datagram.len() + FRAMING) as u64) {
+                Some(through) => at = through,
+                None => return,
+            }
+        }
         let datagram: Arc<[u8]> = datagram.into();
         for place in 0..self.nodes.len() {
             if self.nodes[place].finished.is_none() {
-                for (at, copy) in self.nodes[place].down.carry(self.now, &datagram) {
+                for (at, copy) in self.nodes[place].down.carry(at, &datagram) {
                     self.schedule(at, Happening::ToClient(place, from, copy));
                 }
             }

@@ -202,7 +202,7 @@ impl Fetch {
         });
         stats.requests += 1;
         stats.lost += u64::from(lost);
-        self.requested = Some(now);
+        (self.requested, self.report_at) = (Some(now), None);
         let beat = u64::try_from(HEARTBEAT.as_micros()).unwrap_or(u64::MAX);
         self.heartbeat_at = soon(now, beat..beat * 2, &mut self.random);
     }

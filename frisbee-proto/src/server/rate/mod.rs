@@ -1,0 +1,468 @@
+//! The rate: finds what the path carries, keeps to it, and leaves a share of it to others.
+//!
+//! Time is cut into rounds with one rate each. A round ends when enough clients have told of datagrams that were sent
+//! in it (their REQUESTs say up to which sequence), so what is judged is always the rate of the round; and as it takes
+//! at least a round trip, queues included, nothing is judged faster than the network answers. Three things tell of
+//! congestion:
+//!
+//! - loss above the [`Baseline`], the loss that does not depend on the rate: of all clients together (any overflowing
+//!   queue before the paths part), and of the worst one that counts;
+//! - the queue: how much longer than ever datagrams are under way (LEDBAT, RFC 6817, measures its delay so; here it is
+//!   the age of the oldest datagram that a client has not heard, and no clock of the client is needed);
+//! - what clients could not take: no buffer free, or dropped by their own system.
+//!
+//! The response follows what caused it. Congestion that comes when the rate has just been raised is our own: the path's
+//! limit is known now, the queue is drained, and the rate stays a little below the limit; from time to time it is tried
+//! whether there is more (startup, drain, cruise and probes as in BBR). Congestion that comes while the rate stays is
+//! that of others: the rate falls a twentieth each round, to the share of the limit that the priority keeps, for a TCP
+//! stream fills whatever is left to it. It rises additively and falls multiplicatively, so that two servers come to
+//! share (Chiu and Jain 1989).
+//!
+//! Random loss is told from congestion by what lowering the rate does: a loss that stays as it was is none of the
+//! rate's, becomes the baseline, and the rate goes back. A TCP stream that keeps a queue short loses so little that the
+//! two are not confused (1.5 / window^2, RFC 5348 and Mathis 1997).
+//!
+//! Which client decides: like the current limiting receiver of TFMCC (RFC 4654) the worst one, but for the tenth that
+//! is left out and finished by late passes. Without reports the rate is halved every second, as there.
+
+mod baseline;
+mod survey;
+#[cfg(test)]
+mod tests;
+mod timeline;
+
+use std::time::{Duration, Instant};
+
+use self::baseline::Baseline;
+use self::survey::{Findings, Survey};
+use super::Priority;
+use crate::FRAMING;
+use crate::wire::{RequestHead, SEGMENT_SIZE};
+
+/// A whole, in parts in a million.
+const ONE: u64 = 1_000_000;
+
+/// Where a server without a ceiling begins: what a network of 10 Mbit/s carries.
+const START: u64 = 8_000_000;
+/// Nothing brings the rate below this.
+const FLOOR: u64 = 1_000_000;
+/// Nor below this part of what the client in the middle takes without loss, whatever the others say.
+const FLOOR_PART: u64 = 8;
+
+/// Shortest round while the rate is being found, while a queue drains, and otherwise.
+const STARTUP_ROUND: Duration = Duration::from_millis(20);
+const DRAIN_ROUND: Duration = Duration::from_millis(50);
+const ROUND: Duration = Duration::from_millis(200);
+/// A round without reports ends after this.
+const LONGEST_ROUND: Duration = Duration::from_secs(1);
+
+/// A queue that is not taken for one: the jitter of busy machines.
+const QUEUE: Duration = Duration::from_millis(8);
+/// The datagrams of a pacer's burst queue by themselves.
+const BURST_SEGMENTS: u64 = 16;
+/// Longest time that is given to a queue to run empty.
+const DRAIN_MOST: Duration = Duration::from_secs(2);
+/// The shortest time under way is forgotten after one to two of these.
+const BASE_WINDOW: Duration = Duration::from_secs(60);
+
+/// Excess loss that calls for more than a twentieth.
+const SEVERE: u64 = ONE / 20;
+/// What clients could not take is looked at from here.
+const OVERLOAD: u64 = ONE / 100;
+/// Most that is ever taken for random: a link that loses more is full or broken, and a forger who reports it must not
+/// make the server deaf to the true reports.
+const MOST_RANDOM: u64 = ONE / 100 * 40;
+
+/// Times between two probes for more: doubled if there is none.
+const PROBE_FIRST: Duration = Duration::from_secs(5);
+const PROBE_MOST: Duration = Duration::from_secs(20);
+/// Rounds without congestion after which the rate rises faster.
+const LONG_CLEAN: u32 = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The limit is not known: the rate doubles each round.
+    Startup {
+        /// What was delivered in the round before.
+        before: u64,
+        /// Rounds with congestion.
+        doubts: u32,
+    },
+    /// The queue that we have made runs empty.
+    Drain { until: Instant },
+    /// Near the limit, or at the share that others leave.
+    Cruise,
+    /// Tries whether there is more than the limit was when this began.
+    Probe { from: u64 },
+}
+
+const STARTUP: Phase = Phase::Startup {
+    before: 0,
+    doubts: 0,
+};
+/// Congested rounds that end the startup in any case.
+const DOUBTS: u32 = 3;
+
+/// A cut that has not shown yet whether it helped.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    rate: u64,
+    limit: Option<u64>,
+    phase: Phase,
+    excess: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Rate {
+    ceiling: u64,
+    /// The part of the limit that is kept beside others, in parts in a million.
+    share: u64,
+    rate: u64,
+    /// What the path carries, as far as it is known.
+    limit: Option<u64>,
+    phase: Phase,
+    round: Instant,
+    /// Wire bytes sent in this round.
+    sent: u64,
+    survey: Survey,
+    together: Baseline,
+    worst: Baseline,
+    base: Base,
+    cut: Option<Cut>,
+    /// Rounds since there was congestion.
+    clean: u32,
+    probed: Instant,
+    probe_wait: Duration,
+    /// What the client in the middle takes without loss.
+    proven: u64,
+}
+
+impl Rate {
+    pub(super) fn new(now: Instant, ceiling: Option<u64>, priority: Priority) -> Self {
+        let rate = ceiling.unwrap_or(START).max(1);
+        Self {
+            ceiling: ceiling.unwrap_or(u64::MAX).max(1),
+            share: priority.share(),
+            rate,
+            limit: None,
+            phase: STARTUP,
+            round: now,
+            sent: 0,
+            survey: Survey::new(),
+            together: Baseline::default(),
+            worst: Baseline::default(),
+            base: Base::new(now),
+            cut: None,
+            clean: 0,
+            probed: now,
+            probe_wait: PROBE_FIRST,
+            proven: 0,
+        }
+    }
+
+    /// Bits per second on the wire.
+    pub(super) fn rate(&self) -> u64 {
+        self.rate
+    }
+
+    /// Clients that were heard lately, at most those that are looked at.
+    pub(super) fn population(&self) -> usize {
+        self.survey.population()
+    }
+
+    /// So many datagrams and wire bytes were sent; `next` is the sequence after them.
+    pub(super) fn sent(&mut self, now: Instant, next: u64, datagrams: u64, bytes: u64) {
+        self.sent = self.sent.saturating_add(bytes);
+        self.survey.sent(now, next, datagrams);
+    }
+
+    /// A report about this stream of a client that expects `heard` next.
+    pub(super) fn report(&mut self, now: Instant, head: &RequestHead, heard: u64) {
+        self.survey.report(now, head, heard);
+    }
+
+    /// Time has passed: at the end of a round the rate changes.
+    pub(super) fn update(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.round);
+        let least = match self.phase {
+            Phase::Startup { .. } => STARTUP_ROUND,
+            Phase::Drain { .. } => DRAIN_ROUND,
+            Phase::Cruise | Phase::Probe { .. } => ROUND,
+        };
+        if elapsed < least || (!self.survey.is_enough() && elapsed < LONGEST_ROUND) {
+            return;
+        }
+        let bits = u128::from(self.sent) * 8_000_000_000 / elapsed.as_nanos().max(1);
+        let actual = u64::try_from(bits).unwrap_or(u64::MAX).min(self.rate);
+        let used = actual >= self.rate / 10 * 8;
+        match self.survey.finish(now) {
+            Some(findings) => self.judge(now, &findings, actual, used),
+            // Nobody hears us, or nobody needs what is still queued.
+            None if used => self.rate /= 2,
+            None => {}
+        }
+        let floor = FLOOR.max(self.proven / FLOOR_PART);
+        self.rate = self.rate.max(floor).min(self.ceiling);
+        (self.round, self.sent) = (now, 0);
+    }
+
+    fn judge(&mut self, now: Instant, findings: &Findings, actual: u64, used: bool) {
+        self.base.learn(now, findings.age);
+        let burst = BURST_SEGMENTS * (SEGMENT_SIZE + FRAMING) as u64 * 8 * ONE / self.rate.max(1);
+        let tolerated = QUEUE + Duration::from_micros(burst);
+        let queue = findings.age.saturating_sub(self.base.least());
+        let queued = queue > tolerated;
+        let together = self.together.excess(findings.together);
+        let worst = self.worst.excess(findings.worst);
+        let overload = findings.overload;
+        let overload = if overload > OVERLOAD { overload } else { 0 };
+        let excess = together.max(worst).max(overload);
+        let congested = queued || excess > 0;
+        let delivered = self.delivered(findings, actual, excess, queued);
+        self.prove(findings, actual);
+
+        if let Some(cut) = self.cut.take()
+            && !queued
+            && overload == 0
+            && excess > cut.excess / 4 * 3
+            && findings.worst.part <= MOST_RANDOM
+        {
+            self.together.is(findings.together);
+            self.worst.is(findings.worst);
+            (self.rate, self.limit, self.phase) = (cut.rate, cut.limit, cut.phase);
+            return;
+        }
+        let slow = |limit| self.rate <= limit / 100 * 97;
+        let random = !congested && self.limit.is_none_or(slow);
+        // At the share that is always kept, what stays is not ours.
+        let yielded = !queued && overload == 0 && self.clean == 0 && self.is_yielding();
+        self.together.learn(findings.together, random || yielded);
+        self.worst.learn(findings.worst, random || yielded);
+
+        self.clean = if congested {
+            0
+        } else {
+            self.clean.saturating_add(1)
+        };
+        let trouble = Trouble {
+            excess,
+            delivered,
+            queue,
+            queued,
+        };
+        match self.phase {
+            Phase::Startup { before, doubts } if congested => {
+                self.startup_congested(now, before, doubts, trouble);
+            }
+            Phase::Drain { until } => {
+                if !queued || now >= until {
+                    self.cruise(now);
+                }
+            }
+            Phase::Probe { from } if congested => self.probe_congested(now, from, trouble),
+            Phase::Cruise if congested => self.yields(trouble),
+            _ if !used => {}
+            Phase::Startup { .. } => {
+                self.rate = self.rate.saturating_mul(2);
+                self.phase = Phase::Startup {
+                    before: actual,
+                    doubts: 0,
+                };
+            }
+            Phase::Probe { from } => self.probe(from),
+            Phase::Cruise => self.grow(now),
+        }
+    }
+
+    /// What arrived of what was sent in this round, as bits a second.
+    fn delivered(&self, findings: &Findings, actual: u64, excess: u64, queued: bool) -> u64 {
+        let arrived = parts(actual, ONE.saturating_sub(excess));
+        // While a queue grows, datagrams arrive more slowly than they leave.
+        let wire = (SEGMENT_SIZE + FRAMING) as u64 * 8;
+        match findings.heard {
+            Some(heard) if queued => arrived.min(parts(heard * wire, ONE - excess.min(ONE))),
+            _ => arrived,
+        }
+    }
+
+    fn prove(&mut self, findings: &Findings, actual: u64) {
+        let excess = self.worst.excess(findings.middle);
+        if excess == 0 {
+            self.proven = self.proven.max(actual);
+        } else {
+            self.proven = self.proven.min(parts(actual, ONE - excess.min(ONE)));
+        }
+    }
+
+    fn is_yielding(&self) -> bool {
+        let share = |limit| self.rate <= parts(limit, self.share) / 100 * 102;
+        self.limit.is_some_and(share)
+    }
+
+    /// The rate was raised to more than the path carries, or others are there.
+    fn startup_congested(&mut self, now: Instant, before: u64, doubts: u32, trouble: Trouble) {
+        let small = trouble.excess < SEVERE && !trouble.queued;
+        // Much more came through than before: others are giving way, and the limit is still to be found.
+        let rises = !small && trouble.delivered / 7 * 5 > before && self.rate < self.ceiling;
+        if doubts < DOUBTS && (rises || (small && doubts == 0)) {
+            self.phase = Phase::Startup {
+                before: trouble.delivered,
+                doubts: doubts + 1,
+            };
+            if rises {
+                self.rate = self.rate / 2 * 3;
+            }
+            return;
+        }
+        self.note_cut(trouble.excess);
+        self.limit = Some(trouble.delivered.max(FLOOR));
+        self.drain(now, trouble.queue);
+    }
+
+    /// There is no more than this: our own doing.
+    fn probe_congested(&mut self, now: Instant, from: u64, trouble: Trouble) {
+        let limit = if trouble.excess >= SEVERE {
+            trouble.delivered
+        } else {
+            (self.rate / 100 * 97).max(from / 100 * 98)
+        };
+        self.probe_wait = if limit / 21 * 20 > from {
+            PROBE_FIRST
+        } else {
+            (self.probe_wait * 2).min(PROBE_MOST)
+        };
+        self.note_cut(trouble.excess);
+        self.limit = Some(limit.max(FLOOR));
+        self.drain(now, trouble.queue);
+    }
+
+    /// Congestion though the rate was not raised over the limit: others are there, or the path carries less than it
+    /// did.
+    fn yields(&mut self, trouble: Trouble) {
+        let limit = self.limit.unwrap_or(self.rate);
+        let kept = parts(limit, self.share).min(self.rate);
+        if trouble.excess >= SEVERE {
+            self.note_cut(trouble.excess);
+            if self.is_yielding() {
+                self.limit = Some(parts(limit, ONE.saturating_sub(trouble.excess)).max(FLOOR));
+                self.rate = self.rate.min(trouble.delivered);
+            } else {
+                self.limit = Some(limit);
+                self.rate = self.rate.min(trouble.delivered.max(kept));
+            }
+            return;
+        }
+        let near = self.rate > limit / 100 * 96;
+        self.limit = Some(if near { limit / 100 * 99 } else { limit });
+        self.rate = (self.rate / 20 * 19).max(kept);
+    }
+
+    fn note_cut(&mut self, excess: u64) {
+        self.cut = (excess >= SEVERE).then_some(Cut {
+            rate: self.rate,
+            limit: self.limit,
+            phase: match self.phase {
+                Phase::Startup { .. } => STARTUP,
+                _ => Phase::Cruise,
+            },
+            excess,
+        });
+    }
+
+    /// Well below the limit until our queue is gone, or should be.
+    fn drain(&mut self, now: Instant, queue: Duration) {
+        let wait = (queue * 4 + DRAIN_ROUND * 2).min(DRAIN_MOST);
+        self.phase = Phase::Drain { until: now + wait };
+        self.rate = self.limit.unwrap_or(self.rate) / 4 * 3;
+    }
+
+    fn cruise(&mut self, now: Instant) {
+        (self.phase, self.probed) = (Phase::Cruise, now);
+        self.rate = self.near_limit();
+    }
+
+    /// As near to the limit as leaves no queue.
+    fn near_limit(&self) -> u64 {
+        match self.limit {
+            Some(limit) if limit < self.ceiling => limit / 100 * 98,
+            _ => self.ceiling,
+        }
+    }
+
+    /// Additively, up to the limit; from time to time over it.
+    fn grow(&mut self, now: Instant) {
+        let Some(limit) = self.limit else {
+            self.phase = STARTUP;
+            return;
+        };
+        let near = self.near_limit();
+        if self.rate < near {
+            let steps = if self.clean > LONG_CLEAN { 20 } else { 50 };
+            self.rate = (self.rate + limit / steps).min(near);
+            self.probed = now;
+        } else if self.rate < self.ceiling
+            && now.saturating_duration_since(self.probed) >= self.probe_wait
+        {
+            self.phase = Phase::Probe { from: limit };
+            self.rate = limit;
+        }
+    }
+
+    /// The probe's rate was not too much.
+    fn probe(&mut self, from: u64) {
+        self.limit = self.limit.map(|limit| limit.max(self.rate));
+        if self.rate / 23 * 20 > from {
+            // The path has changed.
+            (self.phase, self.limit, self.probe_wait) = (STARTUP, None, PROBE_FIRST);
+        } else {
+            self.rate += from / 50;
+        }
+    }
+}
+
+/// What congestion a round has shown.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    /// Loss above the baseline, or what clients could not take, in parts in a million.
+    excess: u64,
+    /// Bits a second that arrived.
+    delivered: u64,
+    queue: Duration,
+    queued: bool,
+}
+
+/// The shortest time under way in the last one to two windows.
+#[derive(Debug)]
+struct Base {
+    since: Instant,
+    least: Option<Duration>,
+    before: Option<Duration>,
+}
+
+impl Base {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            least: None,
+            before: None,
+        }
+    }
+
+    fn learn(&mut self, now: Instant, age: Duration) {
+        if now.saturating_duration_since(self.since) >= BASE_WINDOW {
+            (self.since, self.before, self.least) = (now, self.least, None);
+        }
+        self.least = Some(self.least.map_or(age, |least| least.min(age)));
+    }
+
+    fn least(&self) -> Duration {
+        let all = [self.least, self.before];
+        all.into_iter().flatten().min().unwrap_or_default()
+    }
+}
+
+/// So many parts in a million of a number.
+fn parts(number: u64, part: u64) -> u64 {
+    let product = u128::from(number) * u128::from(part) / u128::from(ONE);
+    u64::try_from(product).unwrap_or(u64::MAX)
+}
