@@ -12,8 +12,8 @@ use crate::wire::SEGMENT_SIZE;
 /// 512 KiB that small switches have for a port at 1 Gbit/s.
 const BURST: Duration = Duration::from_millis(2);
 
-/// At low rates, still enough for one call with segmentation offload to be worth it.
-const BURST_SEGMENTS: u32 = 16;
+/// At low rates, where queues hold few datagrams and a call costs little beside the time of one.
+const BURST_SEGMENTS: u32 = 4;
 
 /// Wire bytes of one full datagram.
 const SEGMENT_WIRE: u64 = (SEGMENT_SIZE + FRAMING) as u64;
@@ -29,7 +29,8 @@ pub(super) fn wire_time(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(bytes.saturating_mul(8_000_000_000).div_ceil(rate.max(1)))
 }
 
-fn burst(rate: u64) -> Duration {
+/// Time on the wire of what leaves at once at most.
+pub(super) fn burst(rate: u64) -> Duration {
     BURST.max(wire_time(SEGMENT_WIRE, rate) * BURST_SEGMENTS)
 }
 

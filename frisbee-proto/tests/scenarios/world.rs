@@ -477,13 +477,12 @@ impl World {
         }
     }
 
-    /// Never more than the rate since the start, but for one burst of 2 ms or 16 datagrams and one batch's rounding.
+    /// Never more than the rate since the start, but for one burst of 2 ms or 4 datagrams and one batch's rounding.
     fn check_rate(&self, place: usize) {
         let host = &self.hosts[place];
         let Some(ceiling) = host.ceiling else { return };
         let bits = host.server.stats().wire_bytes as f64 * 8.0;
-        let burst =
-            (ceiling as f64 * 0.002).max(17.0 * (wire::SEGMENT_SIZE + FRAMING) as f64 * 8.0);
+        let burst = (ceiling as f64 * 0.002).max(5.0 * (wire::SEGMENT_SIZE + FRAMING) as f64 * 8.0);
         let most = ceiling as f64 * (self.now - host.started).as_secs_f64() * 1.0001 + burst;
         assert!(
             bits <= most,

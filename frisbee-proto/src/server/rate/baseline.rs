@@ -12,6 +12,8 @@ const DEVIATIONS: u64 = 4;
 const MEAN_DEVIATIONS: u64 = 3;
 /// Excess that is never looked at: a queue that overflows loses more.
 const LEAST: u64 = 500;
+/// Excess that is never taken for chance.
+const MOST_CHANCE: u64 = ONE / 10;
 /// The most that bursts are allowed to hide.
 const MOST_DEVIATION: u64 = ONE / 100;
 
@@ -44,7 +46,8 @@ impl Baseline {
         let chance = deviation(level.part, loss.datagrams) + deviation(level.part, level.datagrams);
         let least = LEAST
             .max(chance * DEVIATIONS)
-            .max(self.deviation.min(MOST_DEVIATION) * MEAN_DEVIATIONS);
+            .max(self.deviation.min(MOST_DEVIATION) * MEAN_DEVIATIONS)
+            .min(MOST_CHANCE);
         if excess > least { excess } else { 0 }
     }
 
@@ -64,11 +67,17 @@ impl Baseline {
         let off = loss.part.abs_diff(self.level.part);
         self.deviation = (self.deviation * 15 + off.min(MOST_DEVIATION)) / 16;
         let less = loss.part < self.level.part;
+        let chance = deviation(self.level.part, loss.datagrams) * 3;
+        if less && self.level.part - loss.part > chance {
+            self.level = loss;
+            return;
+        }
         if less || random {
             let weight = if less { 2 } else { 1 } * loss.datagrams.min(MEMORY);
             let known = self.level.datagrams.min(MEMORY);
+            let part = (self.level.part * known + loss.part * weight) / (known + weight);
             self.level = Loss {
-                part: (self.level.part * known + loss.part * weight) / (known + weight),
+                part: part.min(self.level.part.max(MOST_AT_FIRST)),
                 datagrams: known + loss.datagrams.min(MEMORY),
             };
         }

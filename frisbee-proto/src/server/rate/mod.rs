@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use self::baseline::Baseline;
 use self::survey::{Findings, Survey};
-use super::Priority;
+use super::{Priority, pacing};
 use crate::FRAMING;
 use crate::wire::{RequestHead, SEGMENT_SIZE};
 
@@ -53,13 +53,15 @@ const FLOOR_PART: u64 = 8;
 const STARTUP_ROUND: Duration = Duration::from_millis(20);
 const DRAIN_ROUND: Duration = Duration::from_millis(50);
 const ROUND: Duration = Duration::from_millis(200);
-/// A round without reports ends after this.
+/// Datagrams of a round that is to tell losses from chance.
+const ROUND_DATAGRAMS: u64 = 250;
+/// And of one that is to tell a baseline from an overflowing queue.
+const DRAIN_DATAGRAMS: u64 = 100;
+/// A round without them, or without reports, ends after this.
 const LONGEST_ROUND: Duration = Duration::from_secs(1);
 
 /// A queue that is not taken for one: the jitter of busy machines.
 const QUEUE: Duration = Duration::from_millis(8);
-/// The datagrams of a pacer's burst queue by themselves.
-const BURST_SEGMENTS: u64 = 16;
 /// Longest time that is given to a queue to run empty.
 const DRAIN_MOST: Duration = Duration::from_secs(2);
 /// The shortest time under way is forgotten after one to two of these.
@@ -76,8 +78,16 @@ const MOST_RANDOM: u64 = ONE / 100 * 40;
 /// Times between two probes for more: doubled if there is none.
 const PROBE_FIRST: Duration = Duration::from_secs(5);
 const PROBE_MOST: Duration = Duration::from_secs(20);
-/// Rounds without congestion after which the rate rises faster.
-const LONG_CLEAN: u32 = 10;
+/// The first one after the limit was found: it was found in a hurry.
+const PROBE_SOON: Duration = Duration::from_secs(1);
+/// Rounds without congestion after which the rate rises slowly, faster, and fast.
+const CLEAN: [(u32, u64); 3] = [(20, 20), (10, 50), (3, 100)];
+/// Rounds with heavy loss that show, at the share that is kept, that the path carries less than it did: a TCP stream
+/// that starts causes fewer.
+const SEVERE_ROUNDS: u32 = 4;
+/// The limit is measured anew after so long, then after twice as long each time unless it turns out much higher.
+const REMEASURE_FIRST: Duration = Duration::from_secs(5);
+const REMEASURE_MOST: Duration = Duration::from_secs(80);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -100,8 +110,6 @@ const STARTUP: Phase = Phase::Startup {
     before: 0,
     doubts: 0,
 };
-/// Congested rounds that end the startup in any case.
-const DOUBTS: u32 = 3;
 
 /// A cut that has not shown yet whether it helped.
 #[derive(Clone, Copy, Debug)]
@@ -129,8 +137,15 @@ pub(super) struct Rate {
     worst: Baseline,
     base: Base,
     cut: Option<Cut>,
-    /// Rounds since there was congestion.
+    /// Rounds since there was congestion, and with heavy loss one after the other.
     clean: u32,
+    severe: u32,
+    /// A queue stays though the rate is well below the limit: it is that of others.
+    crowded: bool,
+    /// The limit before it began to be measured anew, and when it was measured last.
+    measured: u64,
+    measured_at: Instant,
+    remeasure_wait: Duration,
     probed: Instant,
     probe_wait: Duration,
     /// What the client in the middle takes without loss.
@@ -154,6 +169,11 @@ impl Rate {
             base: Base::new(now),
             cut: None,
             clean: 0,
+            severe: 0,
+            remeasure_wait: REMEASURE_FIRST,
+            crowded: false,
+            measured: 0,
+            measured_at: now,
             probed: now,
             probe_wait: PROBE_FIRST,
             proven: 0,
@@ -189,7 +209,13 @@ impl Rate {
             Phase::Drain { .. } => DRAIN_ROUND,
             Phase::Cruise | Phase::Probe { .. } => ROUND,
         };
-        if elapsed < least || (!self.survey.is_enough() && elapsed < LONGEST_ROUND) {
+        let datagrams = match self.phase {
+            Phase::Startup { .. } => 0,
+            Phase::Drain { .. } => DRAIN_DATAGRAMS,
+            Phase::Cruise | Phase::Probe { .. } => ROUND_DATAGRAMS,
+        };
+        let enough = self.survey.is_enough(datagrams) || elapsed >= LONGEST_ROUND;
+        if elapsed < least || !enough {
             return;
         }
         let bits = u128::from(self.sent) * 8_000_000_000 / elapsed.as_nanos().max(1);
@@ -208,8 +234,7 @@ impl Rate {
 
     fn judge(&mut self, now: Instant, findings: &Findings, actual: u64, used: bool) {
         self.base.learn(now, findings.age);
-        let burst = BURST_SEGMENTS * (SEGMENT_SIZE + FRAMING) as u64 * 8 * ONE / self.rate.max(1);
-        let tolerated = QUEUE + Duration::from_micros(burst);
+        let tolerated = QUEUE + pacing::burst(self.rate);
         let queue = findings.age.saturating_sub(self.base.least());
         let queued = queue > tolerated;
         let together = self.together.excess(findings.together);
@@ -220,11 +245,25 @@ impl Rate {
         let congested = queued || excess > 0;
         let delivered = self.delivered(findings, actual, excess, queued);
         self.prove(findings, actual);
+        if std::env::var("TRACE").is_ok() {
+            eprintln!(
+                "TRACE {:?} rate {} limit {:?} act {} del {} used {used} q {queue:?} base {:?} exc {excess} {:?} bl {:?} cut {:?}",
+                self.phase,
+                self.rate / 1000,
+                self.limit.map(|l| l / 1000),
+                actual / 1000,
+                delivered / 1000,
+                self.base.least(),
+                findings,
+                self.together,
+                self.cut.is_some()
+            );
+        }
 
         if let Some(cut) = self.cut.take()
             && !queued
             && overload == 0
-            && excess > cut.excess / 4 * 3
+            && excess > cut.excess / 3 * 2
             && findings.worst.part <= MOST_RANDOM
         {
             self.together.is(findings.together);
@@ -256,11 +295,12 @@ impl Rate {
             }
             Phase::Drain { until } => {
                 if !queued || now >= until {
+                    self.crowded = queued;
                     self.cruise(now);
                 }
             }
             Phase::Probe { from } if congested => self.probe_congested(now, from, trouble),
-            Phase::Cruise if congested => self.yields(trouble),
+            Phase::Cruise if congested => self.yields(now, trouble),
             _ if !used => {}
             Phase::Startup { .. } => {
                 self.rate = self.rate.saturating_mul(2);
@@ -302,20 +342,30 @@ impl Rate {
     /// The rate was raised to more than the path carries, or others are there.
     fn startup_congested(&mut self, now: Instant, before: u64, doubts: u32, trouble: Trouble) {
         let small = trouble.excess < SEVERE && !trouble.queued;
-        // Much more came through than before: others are giving way, and the limit is still to be found.
-        let rises = !small && trouble.delivered / 7 * 5 > before && self.rate < self.ceiling;
-        if doubts < DOUBTS && (rises || (small && doubts == 0)) {
+        // Most of it comes through, and more than before: the queue is that of others, who give way.
+        let rises = !small
+            && trouble.delivered / 5 * 4 > before
+            && trouble.delivered > self.rate / 10 * 6
+            && self.rate < self.ceiling;
+        if rises || (small && doubts == 0) {
             self.phase = Phase::Startup {
                 before: trouble.delivered,
                 doubts: doubts + 1,
             };
             if rises {
-                self.rate = self.rate / 2 * 3;
+                self.rate = self.rate.saturating_mul(2);
             }
             return;
         }
         self.note_cut(trouble.excess);
-        self.limit = Some(trouble.delivered.max(FLOOR));
+        // Beside others too little is measured, never too much.
+        let known = self.measured / 10 * 9;
+        if trouble.delivered / 3 * 2 > known {
+            self.remeasure_wait = REMEASURE_FIRST;
+        }
+        (self.measured, self.measured_at) = (0, now);
+        self.limit = Some(trouble.delivered.max(known).max(FLOOR));
+        self.probe_wait = PROBE_SOON;
         self.drain(now, trouble.queue);
     }
 
@@ -324,37 +374,60 @@ impl Rate {
         let limit = if trouble.excess >= SEVERE {
             trouble.delivered
         } else {
-            (self.rate / 100 * 97).max(from / 100 * 98)
+            let least = from / 100 * 98;
+            trouble
+                .delivered
+                .clamp(least, (self.rate / 100 * 97).max(least))
         };
         self.probe_wait = if limit / 21 * 20 > from {
             PROBE_FIRST
         } else {
-            (self.probe_wait * 2).min(PROBE_MOST)
+            (self.probe_wait * 2).clamp(PROBE_FIRST, PROBE_MOST)
         };
         self.note_cut(trouble.excess);
         self.limit = Some(limit.max(FLOOR));
         self.drain(now, trouble.queue);
+        if trouble.excess == 0 {
+            self.remeasure(now, limit);
+        }
     }
 
     /// Congestion though the rate was not raised over the limit: others are there, or the path carries less than it
     /// did.
-    fn yields(&mut self, trouble: Trouble) {
+    fn yields(&mut self, now: Instant, trouble: Trouble) {
         let limit = self.limit.unwrap_or(self.rate);
+        self.limit = Some(limit);
         let kept = parts(limit, self.share).min(self.rate);
+        let at_share = self.is_yielding();
         if trouble.excess >= SEVERE {
             self.note_cut(trouble.excess);
-            if self.is_yielding() {
+            self.severe += 1;
+            if at_share && self.severe >= SEVERE_ROUNDS {
                 self.limit = Some(parts(limit, ONE.saturating_sub(trouble.excess)).max(FLOOR));
                 self.rate = self.rate.min(trouble.delivered);
             } else {
-                self.limit = Some(limit);
                 self.rate = self.rate.min(trouble.delivered.max(kept));
             }
             return;
         }
-        let near = self.rate > limit / 100 * 96;
-        self.limit = Some(if near { limit / 100 * 99 } else { limit });
+        self.severe = 0;
+        if self.rate > limit / 100 * 96 {
+            self.limit = Some(limit / 100 * 99);
+        }
+        self.crowded |= self.rate < limit / 10 * 9;
         self.rate = (self.rate / 20 * 19).max(kept);
+        if trouble.excess == 0 {
+            self.remeasure(now, limit);
+        }
+    }
+
+    /// Others may hide the limit: where a queue alone tells of it, it is measured anew from time to time.
+    fn remeasure(&mut self, now: Instant, limit: u64) {
+        let since = now.saturating_duration_since(self.measured_at);
+        if self.crowded && since >= self.remeasure_wait {
+            (self.phase, self.measured) = (STARTUP, limit);
+            self.remeasure_wait = (self.remeasure_wait * 2).min(REMEASURE_MOST);
+        }
     }
 
     fn note_cut(&mut self, excess: u64) {
@@ -397,8 +470,10 @@ impl Rate {
         };
         let near = self.near_limit();
         if self.rate < near {
-            let steps = if self.clean > LONG_CLEAN { 20 } else { 50 };
-            self.rate = (self.rate + limit / steps).min(near);
+            let steps = CLEAN.iter().find(|&&(rounds, _)| self.clean > rounds);
+            if let Some((_, steps)) = steps {
+                self.rate = (self.rate + limit / steps).min(near);
+            }
             self.probed = now;
         } else if self.rate < self.ceiling
             && now.saturating_duration_since(self.probed) >= self.probe_wait
@@ -415,7 +490,12 @@ impl Rate {
             // The path has changed.
             (self.phase, self.limit, self.probe_wait) = (STARTUP, None, PROBE_FIRST);
         } else {
-            self.rate += from / 50;
+            let again = if self.probe_wait == PROBE_SOON {
+                self.rate.saturating_sub(from)
+            } else {
+                0
+            };
+            self.rate += from / 50 + again;
         }
     }
 }

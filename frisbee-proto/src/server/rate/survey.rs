@@ -22,9 +22,10 @@ const LEAST_DATAGRAMS: u64 = 16;
 struct Client {
     /// Its last report: when, and what it had heard.
     last: (Instant, u64),
-    /// The last one before this round's, and the first one of this round.
-    before: Option<(Instant, u64)>,
+    /// The first one of this round.
     first: Option<(Instant, u64)>,
+    /// How fast it hears is known.
+    measured: bool,
     /// Datagrams of this round, and those of them that it lost, or had no buffer for, or was too busy for.
     all: u64,
     lost: u64,
@@ -44,7 +45,7 @@ pub(super) struct Findings {
     pub(super) middle: Loss,
     /// What the most overloaded one that counts could not take, in parts in a million.
     pub(super) overload: u64,
-    /// What the slowest one that counts heard of, in datagrams a second.
+    /// What one heard of that is slower than three quarters, in datagrams a second.
     pub(super) heard: Option<u64>,
     /// How long datagrams are under way, with queues: less for a quarter of the clients.
     pub(super) age: Duration,
@@ -59,8 +60,9 @@ pub(super) struct Survey {
     /// The first datagram of this round.
     first: u64,
     next: u64,
-    /// Clients that have told of enough of it.
+    /// Clients that have told of enough of it, and those whose reports show how fast they hear.
     reporting: usize,
+    measured: usize,
 }
 
 impl Survey {
@@ -72,6 +74,7 @@ impl Survey {
             first: 0,
             next: 0,
             reporting: 0,
+            measured: 0,
         }
     }
 
@@ -98,22 +101,19 @@ impl Survey {
         }
         let client = self.clients.entry(head.client).or_insert(Client {
             last: (now, heard),
-            before: None,
+            measured: false,
             first: None,
             all: 0,
             lost: 0,
             overload: 0,
             age: None,
         });
-        let before = client.last;
-        client.last = (now, heard.max(before.1));
+        client.last = (now, heard.max(client.last.1));
         // What it tells of was sent in this round, for the most part.
         if all == 0 || heard.saturating_sub(all / 2) < self.first {
             return;
         }
-        if client.first.is_none() {
-            (client.before, client.first) = (Some(before), Some((now, heard)));
-        }
+        client.first.get_or_insert((now, heard));
         let before = client.all;
         if before + all > (self.next - self.first) * 2 + LEAST_DATAGRAMS {
             return;
@@ -126,6 +126,8 @@ impl Survey {
         client.age = Some(client.age.map_or(age, |least| least.min(age)));
         let enough = before < LEAST_DATAGRAMS && client.all >= LEAST_DATAGRAMS;
         self.reporting += usize::from(enough);
+        let measured = client.heard().is_some() && !std::mem::replace(&mut client.measured, true);
+        self.measured += usize::from(measured);
     }
 
     /// Clients that were heard lately, at most those of the sample.
@@ -133,9 +135,11 @@ impl Survey {
         self.clients.len()
     }
 
-    /// Whether enough clients have told of this round.
-    pub(super) fn is_enough(&self) -> bool {
-        self.reporting > self.left_out() && self.reporting >= self.population().div_ceil(2)
+    /// Whether enough clients have told of this round, and it has so many datagrams.
+    pub(super) fn is_enough(&self, datagrams: u64) -> bool {
+        self.next - self.first >= datagrams
+            && self.measured > self.left_out()
+            && self.measured >= self.population().div_ceil(2)
     }
 
     /// Whether anybody that counts has told of this round.
@@ -147,7 +151,7 @@ impl Survey {
     fn left_out(&self) -> usize {
         match self.population() {
             0..3 => 0,
-            population => population.div_ceil(10),
+            _ => self.reporting.div_ceil(10).max(1),
         }
     }
 
@@ -158,9 +162,9 @@ impl Survey {
             .retain(|_, client| now.saturating_duration_since(client.last.0) < SILENT);
         for client in self.clients.values_mut() {
             (client.all, client.lost, client.overload) = (0, 0, 0);
-            (client.before, client.first, client.age) = (None, None, None);
+            (client.first, client.age, client.measured) = (None, None, false);
         }
-        (self.first, self.reporting) = (self.next, 0);
+        (self.first, self.reporting, self.measured) = (self.next, 0, 0);
         findings
     }
 
@@ -200,22 +204,18 @@ impl Survey {
             worst: counting.first().copied().unwrap_or_default(),
             middle: losses.get(losses.len() / 2).copied().unwrap_or_default(),
             overload: overloads.get(left_out).copied().unwrap_or_default(),
-            heard: heard.get(left_out).copied(),
+            heard: heard.get(left_out.max(heard.len() / 4)).copied(),
             age: ages.get(ages.len() / 4).copied().unwrap_or_default(),
         }
     }
 }
 
 impl Client {
-    /// Datagrams a second that its stream moved on by in this round; if that was too short, since the report before.
+    /// Datagrams a second that its stream moved on by in this round.
     fn heard(&self) -> Option<u64> {
-        let (to, last) = self.last;
-        let since = |(from, first): (Instant, u64)| {
-            let micros = u64::try_from(to.saturating_duration_since(from).as_micros()).ok()?;
-            let datagrams = last.saturating_sub(first);
-            (micros >= 10_000 && datagrams >= LEAST_DATAGRAMS)
-                .then(|| datagrams * 1_000_000 / micros)
-        };
-        self.first.and_then(since).or(self.before.and_then(since))
+        let ((from, first), (to, last)) = (self.first?, self.last);
+        let micros = u64::try_from(to.saturating_duration_since(from).as_micros()).ok()?;
+        let datagrams = last.saturating_sub(first);
+        (micros >= 10_000 && datagrams >= LEAST_DATAGRAMS).then(|| datagrams * 1_000_000 / micros)
     }
 }
