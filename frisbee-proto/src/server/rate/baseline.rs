@@ -83,6 +83,11 @@ impl Baseline {
         }
     }
 
+    /// The loss that the rate is not the reason of, in parts in a million.
+    pub(super) fn level(&self) -> u64 {
+        self.level.part
+    }
+
     /// This loss does not depend on the rate.
     pub(super) fn is(&mut self, loss: Loss) {
         self.level = loss;

@@ -136,6 +136,8 @@ pub(super) struct Rate {
     together: Baseline,
     worst: Baseline,
     base: Base,
+    /// How much longer than ever datagrams were under way in the round before.
+    queue: Duration,
     cut: Option<Cut>,
     /// Rounds since there was congestion, and with heavy loss one after the other.
     clean: u32,
@@ -167,6 +169,7 @@ impl Rate {
             together: Baseline::default(),
             worst: Baseline::default(),
             base: Base::new(now),
+            queue: Duration::ZERO,
             cut: None,
             clean: 0,
             severe: 0,
@@ -288,6 +291,7 @@ impl Rate {
             delivered,
             queue,
             queued,
+            falls: queue + QUEUE / 4 < std::mem::replace(&mut self.queue, queue),
         };
         match self.phase {
             Phase::Startup { before, doubts } if congested => {
@@ -319,8 +323,11 @@ impl Rate {
         let arrived = parts(actual, ONE.saturating_sub(excess));
         // While a queue grows, datagrams arrive more slowly than they leave.
         let wire = (SEGMENT_SIZE + FRAMING) as u64 * 8;
-        match findings.heard {
-            Some(heard) if queued => arrived.min(parts(heard * wire, ONE - excess.min(ONE))),
+        let sure = (ONE - self.together.level().min(ONE / 2)).max(1);
+        match findings.arrived {
+            Some(datagrams) if queued => {
+                arrived.min(datagrams.saturating_mul(wire).saturating_mul(100) / (sure / 10_000))
+            }
             _ => arrived,
         }
     }
@@ -411,8 +418,13 @@ impl Rate {
             return;
         }
         self.severe = 0;
-        if self.rate > limit / 100 * 96 {
+        if self.rate > limit / 10 * 9 && trouble.delivered < self.rate / 100 * 97 {
+            self.limit = Some(trouble.delivered.max(limit / 100 * 95));
+        } else if self.rate > limit / 100 * 96 {
             self.limit = Some(limit / 100 * 99);
+        }
+        if trouble.excess == 0 && trouble.falls {
+            return;
         }
         self.crowded |= self.rate < limit / 10 * 9;
         self.rate = (self.rate / 20 * 19).max(kept);
@@ -509,6 +521,8 @@ struct Trouble {
     delivered: u64,
     queue: Duration,
     queued: bool,
+    /// The queue was longer the round before.
+    falls: bool,
 }
 
 /// The shortest time under way in the last one to two windows.

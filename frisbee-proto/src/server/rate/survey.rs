@@ -24,12 +24,14 @@ struct Client {
     last: (Instant, u64),
     /// The first one of this round.
     first: Option<(Instant, u64)>,
-    /// How fast it hears is known.
+    /// How much arrives in a second is known.
     measured: bool,
     /// Datagrams of this round, and those of them that it lost, or had no buffer for, or was too busy for.
     all: u64,
     lost: u64,
     overload: u64,
+    /// Datagrams received after the first report.
+    arrived: u64,
     /// The shortest time under way.
     age: Option<Duration>,
 }
@@ -45,8 +47,8 @@ pub(super) struct Findings {
     pub(super) middle: Loss,
     /// What the most overloaded one that counts could not take, in parts in a million.
     pub(super) overload: u64,
-    /// What one heard of that is slower than three quarters, in datagrams a second.
-    pub(super) heard: Option<u64>,
+    /// What one received that is slower than three quarters, in datagrams a second.
+    pub(super) arrived: Option<u64>,
     /// How long datagrams are under way, with queues: less for a quarter of the clients.
     pub(super) age: Duration,
 }
@@ -60,7 +62,7 @@ pub(super) struct Survey {
     /// The first datagram of this round.
     first: u64,
     next: u64,
-    /// Clients that have told of enough of it, and those whose reports show how fast they hear.
+    /// Clients that have told of enough of it, and those whose reports show how much arrives in a second.
     reporting: usize,
     measured: usize,
 }
@@ -106,6 +108,7 @@ impl Survey {
             all: 0,
             lost: 0,
             overload: 0,
+            arrived: 0,
             age: None,
         });
         client.last = (now, heard.max(client.last.1));
@@ -113,7 +116,10 @@ impl Survey {
         if all == 0 || heard.saturating_sub(all / 2) < self.first {
             return;
         }
-        client.first.get_or_insert((now, heard));
+        match client.first {
+            Some(_) => client.arrived += u64::from(head.received),
+            None => client.first = Some((now, heard)),
+        }
         let before = client.all;
         if before + all > (self.next - self.first) * 2 + LEAST_DATAGRAMS {
             return;
@@ -126,7 +132,7 @@ impl Survey {
         client.age = Some(client.age.map_or(age, |least| least.min(age)));
         let enough = before < LEAST_DATAGRAMS && client.all >= LEAST_DATAGRAMS;
         self.reporting += usize::from(enough);
-        let measured = client.heard().is_some() && !std::mem::replace(&mut client.measured, true);
+        let measured = client.arrived().is_some() && !std::mem::replace(&mut client.measured, true);
         self.measured += usize::from(measured);
     }
 
@@ -161,7 +167,7 @@ impl Survey {
         self.clients
             .retain(|_, client| now.saturating_duration_since(client.last.0) < SILENT);
         for client in self.clients.values_mut() {
-            (client.all, client.lost, client.overload) = (0, 0, 0);
+            (client.all, client.lost, client.overload, client.arrived) = (0, 0, 0, 0);
             (client.first, client.age, client.measured) = (None, None, false);
         }
         (self.first, self.reporting, self.measured) = (self.next, 0, 0);
@@ -192,8 +198,8 @@ impl Survey {
             .map(|client| part(client.overload, client.all))
             .collect();
         overloads.sort_unstable_by_key(|&part| std::cmp::Reverse(part));
-        let mut heard: Vec<u64> = reporting().filter_map(Client::heard).collect();
-        heard.sort_unstable();
+        let mut arrived: Vec<u64> = reporting().filter_map(Client::arrived).collect();
+        arrived.sort_unstable();
         let mut ages: Vec<Duration> = reporting().filter_map(|client| client.age).collect();
         ages.sort_unstable();
         Findings {
@@ -204,18 +210,18 @@ impl Survey {
             worst: counting.first().copied().unwrap_or_default(),
             middle: losses.get(losses.len() / 2).copied().unwrap_or_default(),
             overload: overloads.get(left_out).copied().unwrap_or_default(),
-            heard: heard.get(left_out.max(heard.len() / 4)).copied(),
+            arrived: arrived.get(left_out.max(arrived.len() / 4)).copied(),
             age: ages.get(ages.len() / 4).copied().unwrap_or_default(),
         }
     }
 }
 
 impl Client {
-    /// Datagrams a second that its stream moved on by in this round.
-    fn heard(&self) -> Option<u64> {
+    /// Datagrams a second that it received in this round.
+    fn arrived(&self) -> Option<u64> {
         let ((from, first), (to, last)) = (self.first?, self.last);
         let micros = u64::try_from(to.saturating_duration_since(from).as_micros()).ok()?;
-        let datagrams = last.saturating_sub(first);
-        (micros >= 10_000 && datagrams >= LEAST_DATAGRAMS).then(|| datagrams * 1_000_000 / micros)
+        (micros >= 10_000 && last.saturating_sub(first) >= LEAST_DATAGRAMS)
+            .then(|| self.arrived.saturating_mul(1_000_000) / micros)
     }
 }
