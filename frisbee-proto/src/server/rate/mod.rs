@@ -88,6 +88,8 @@ const SEVERE_ROUNDS: u32 = 4;
 /// The limit is measured anew after so long, then after twice as long each time unless it turns out much higher.
 const REMEASURE_FIRST: Duration = Duration::from_secs(5);
 const REMEASURE_MOST: Duration = Duration::from_secs(80);
+/// Rounds that others are given to notice and to give way.
+const REMEASURE_ROUNDS: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -95,7 +97,7 @@ enum Phase {
     Startup {
         /// What was delivered in the round before.
         before: u64,
-        /// Rounds with congestion.
+        /// Rounds at this rate that were congested and have shown nothing.
         doubts: u32,
     },
     /// The queue that we have made runs empty.
@@ -213,8 +215,8 @@ impl Rate {
             Phase::Cruise | Phase::Probe { .. } => ROUND,
         };
         let datagrams = match self.phase {
-            Phase::Startup { .. } => 0,
-            Phase::Drain { .. } => DRAIN_DATAGRAMS,
+            Phase::Startup { .. } if self.measured == 0 => 0,
+            Phase::Startup { .. } | Phase::Drain { .. } => DRAIN_DATAGRAMS,
             Phase::Cruise | Phase::Probe { .. } => ROUND_DATAGRAMS,
         };
         let enough = self.survey.is_enough(datagrams) || elapsed >= LONGEST_ROUND;
@@ -248,20 +250,6 @@ impl Rate {
         let congested = queued || excess > 0;
         let delivered = self.delivered(findings, actual, excess, queued);
         self.prove(findings, actual);
-        if std::env::var("TRACE").is_ok() {
-            eprintln!(
-                "TRACE {:?} rate {} limit {:?} act {} del {} used {used} q {queue:?} base {:?} exc {excess} {:?} bl {:?} cut {:?}",
-                self.phase,
-                self.rate / 1000,
-                self.limit.map(|l| l / 1000),
-                actual / 1000,
-                delivered / 1000,
-                self.base.least(),
-                findings,
-                self.together,
-                self.cut.is_some()
-            );
-        }
 
         if let Some(cut) = self.cut.take()
             && !queued
@@ -354,14 +342,24 @@ impl Rate {
             && trouble.delivered / 5 * 4 > before
             && trouble.delivered > self.rate / 10 * 6
             && self.rate < self.ceiling;
-        if rises || (small && doubts == 0) {
+        let patience = if self.measured > 0 {
+            REMEASURE_ROUNDS
+        } else {
+            u32::from(small)
+        };
+        if rises {
             self.phase = Phase::Startup {
                 before: trouble.delivered,
+                doubts: 0,
+            };
+            self.rate = self.rate.saturating_mul(2);
+            return;
+        }
+        if doubts < patience {
+            self.phase = Phase::Startup {
+                before,
                 doubts: doubts + 1,
             };
-            if rises {
-                self.rate = self.rate.saturating_mul(2);
-            }
             return;
         }
         self.note_cut(trouble.excess);
