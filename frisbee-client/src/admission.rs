@@ -97,7 +97,7 @@ impl Admission for Gate {
         }
     }
 
-    fn open_manifest(&mut self, mut object0: Vec<u8>) -> Option<Vec<ObjectInfo>> {
+    fn open_manifest(&mut self, mut object0: Vec<u8>) -> Option<Arc<[ObjectInfo]>> {
         let parsed = Manifest::parse(self.head.take()?, &object0).map_err(Failure::from);
         let judged = parsed.and_then(|(header, manifest)| {
             self.policy.judge_header(&header)?;

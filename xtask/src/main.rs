@@ -7,6 +7,7 @@ mod dist;
 mod flips;
 mod fuzz;
 mod show;
+mod sim;
 mod test;
 mod tools;
 
@@ -59,6 +60,13 @@ enum Task {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
         runs: u8,
     },
+    /// Run the protocol's machines on an emulated network: random rooms, or crowds of up to a million clients
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// See `cargo xtask sim --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build release binaries, manual pages and shell completions into target/dist
     Dist,
     /// Write manual pages and completions into a directory
@@ -80,6 +88,7 @@ fn main() -> ExitCode {
         } => fuzz::run(minutes, address, &targets),
         Task::Flips { every } => flips::run(every),
         Task::Bench { subject, runs } => bench::run(subject, runs.into()),
+        Task::Sim { arguments } => sim::run(&arguments),
         Task::Dist => dist::run(),
         Task::Manuals { directory } => dist::manuals(&directory),
     };

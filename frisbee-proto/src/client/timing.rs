@@ -1,10 +1,14 @@
-//! When to ask: round-trip estimate and the constants of the client's timers.
+//! When to ask: round-trip estimate, waits that grow with the room, and the constants of the client's timers.
 
 use std::time::{Duration, Instant};
 
-/// A REQUEST about losses waits so long, at random: several objects share it, and late datagrams arrive meanwhile.
-pub(super) const REPAIR_WAIT: std::ops::Range<u64> = 5_000..10_000;
-/// A REQUEST for more waits at most so long, at random, while there is much under way; others may ask for the same.
+use crate::wire::Announce;
+
+/// A REQUEST about losses waits at least so long: several objects share it, and late datagrams arrive meanwhile.
+pub(super) const REPAIR_LEAST: Duration = Duration::from_millis(5);
+/// And at most so much longer, at random, and some round trips: others may ask for the same.
+pub(super) const REPAIR_WAIT: Duration = Duration::from_millis(5);
+/// A REQUEST for more waits at most so long, at random, while there is much under way.
 pub(super) const REFILL_WAIT: Duration = Duration::from_millis(250);
 /// And at least up to so long: many clients start at the same moment.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(10);
@@ -15,16 +19,26 @@ pub(super) const TICK: Duration = Duration::from_millis(25);
 pub(super) const SLOW_TICK: Duration = Duration::from_millis(250);
 /// A REQUEST without items, at random after the first to twice as long: servers show who is there.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// All clients together send at most about so many of them in a second.
+const HEARTBEATS_PER_SECOND: u32 = 500;
 /// Time between two REQUESTs while datagrams come: as often as the server changes the rate when it looks for it.
 const REPORT: Duration = Duration::from_millis(20);
 /// All clients together send one in this time at most.
 const REPORT_ALL: Duration = Duration::from_millis(1);
-/// And at most about a hundredth of what the server sends: a REQUEST without items has some 150 bytes on the wire.
-const REPORT_BITS: u64 = 150 * 8 * 100;
-/// Clients that there are as long as the server does not know.
-const REPORT_CLIENTS: u32 = 16;
+/// And at most about a twentieth of what the server sends: a REQUEST without items has some 150 bytes on the wire.
+const REPORT_BITS: u64 = 150 * 8 * 20;
+/// Each is to report so often at least, so that some of many do.
+const REPORT_MOST: Duration = Duration::from_millis(200);
+/// But so many do in any case.
+const REPORTERS_LEAST: u32 = 16;
 /// Datagrams that are worth a report.
 pub(super) const REPORT_DATAGRAMS: u32 = 16;
+/// Round trips that a wait is longer by: an answer to the first who asks reaches the others while most still wait.
+const ROUND_TRIPS: u32 = 4;
+/// Longest round trip that is believed for this.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
+/// Clients that there are taken to be at least: at the beginning a server knows of none.
+const LEAST_RECEIVERS: u32 = 1000;
 /// An idle server can have heard of what was asked for so long ago.
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.
@@ -67,26 +81,41 @@ impl RoundTrip {
     }
 }
 
-/// Time between two REQUESTs of one of so many clients while datagrams come at this rate, in bits per second, on average
-/// (RFC 3550, section 6.2, has the same rule for the receivers of a session).
-pub(super) fn report_interval(receivers: u32, rate: u64) -> Duration {
-    let receivers = if receivers == 0 {
-        REPORT_CLIENTS
-    } else {
-        receivers
+/// Time between two REQUESTs of a client with this number while datagrams come, on average (RFC 3550, section 6.2, has
+/// the same rule for the receivers of a session). `None` for most of very many clients: the numbers are random, and those
+/// with low ones tell what the others would.
+pub(super) fn report_interval(client: u64, receivers: u32, rate: u64) -> Option<Duration> {
+    let micros = (REPORT_BITS * 1_000_000).div_ceil(rate.max(REPORT_BITS));
+    let each = Duration::from_micros(micros).max(REPORT_ALL);
+    let reporters = REPORT_MOST.as_micros() / each.as_micros();
+    let reporters = u32::try_from(reporters).map_or(REPORTERS_LEAST, |it| it.max(REPORTERS_LEAST));
+    let receivers = match receivers {
+        0 => REPORTERS_LEAST,
+        known => known,
     };
-    let share = Duration::from_micros(REPORT_BITS * 1_000_000 / rate.max(REPORT_BITS));
-    let each = share.max(REPORT_ALL).saturating_mul(receivers);
-    each.clamp(REPORT, HEARTBEAT)
+    let place = u128::from(client) * u128::from(receivers) >> 64;
+    (place < u128::from(reporters)).then(|| (each * receivers.min(reporters)).max(REPORT))
 }
 
-/// A random time in a range of microseconds from now.
-pub(super) fn soon(
-    now: Instant,
-    micros: std::ops::Range<u64>,
-    random: &mut fastrand::Rng,
-) -> Instant {
-    now + Duration::from_micros(random.u64(micros))
+/// A random time up to `most` from now.
+pub(super) fn soon(now: Instant, most: Duration, random: &mut fastrand::Rng) -> Instant {
+    now + most.mul_f64(random.f64())
+}
+
+/// A random time up to `most` and some round trips, late for nearly all of many clients and early for a few of them,
+/// however many there are: RFC 5401, section 4.2 (truncated exponential).
+pub(super) fn backoff(most: Duration, announce: &Announce, random: &mut fastrand::Rng) -> Duration {
+    let trip = Duration::from_micros(announce.grtt.into()).min(ROUND_TRIP_MAX);
+    let lambda = f64::from(announce.receivers.max(LEAST_RECEIVERS)).ln() + 1.0;
+    let part = (random.f64() * lambda.exp_m1()).ln_1p() / lambda;
+    (most + trip * ROUND_TRIPS).mul_f64(part.clamp(0.0, 1.0))
+}
+
+/// Least time between two REQUESTs without items.
+pub(super) fn heartbeat(announce: &Announce) -> Duration {
+    HEARTBEAT.max(Duration::from_secs(
+        (announce.receivers / HEARTBEATS_PER_SECOND).into(),
+    ))
 }
 
 #[cfg(test)]
@@ -94,13 +123,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_clients_report_seldom() {
-        let millis = |receivers, rate| report_interval(receivers, rate).as_millis();
-        assert_eq!(millis(1, 8_000_000), 20);
-        assert_eq!(millis(48, 10_000_000), 576);
-        assert_eq!(millis(48, 100_000_000), 57);
-        assert_eq!(millis(1000, 10_000_000_000), 1000);
-        assert_eq!(millis(u32::MAX, 0), 5000);
+    fn many_clients_report_seldom_or_not_at_all() {
+        let millis = |client, receivers, rate| {
+            report_interval(client, receivers, rate).map(|interval| interval.as_millis())
+        };
+        assert_eq!(millis(7, 0, 8_000_000), Some(48));
+        assert_eq!(millis(7, 1, 8_000_000), Some(20));
+        assert_eq!(millis(u64::MAX, 48, 10_000_000), Some(115));
+        assert_eq!(millis(u64::MAX, 48, 100_000_000), Some(48));
+        assert_eq!(millis(u64::MAX, 200, 10_000_000_000), Some(200));
+        assert_eq!(millis(u64::MAX, 201, 10_000_000_000), None);
+        assert_eq!(millis(u64::MAX, 17, 0), None);
+        let mut random = fastrand::Rng::with_seed(1);
+        for receivers in [1000, 100_000] {
+            let reports = (0..receivers).filter_map(|_| millis(random.u64(..), receivers, 1 << 40));
+            let reports: Vec<u128> = reports.collect();
+            assert!((170..230).contains(&reports.len()), "{}", reports.len());
+            assert!(reports.iter().all(|&interval| interval == 200));
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What goes into a server and comes out of it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use chunkfmt::BLOCK_SIZE;
-use chunkfmt::tree::Tree;
+use chunkfmt::parity::ParityEncoder;
+use chunkfmt::path::Paths;
+use chunkfmt::tree::{Cv, NodeId, Tree};
 
-use crate::ObjectInfo;
+use crate::{ObjectInfo, ParityInfo};
 
 /// What a server serves.
 #[derive(Clone, Debug)]
@@ -77,8 +80,8 @@ impl Default for ServerConfig {
 /// One object in memory, with the tree that its proofs are taken from.
 #[derive(Debug)]
 pub struct Loaded {
-    pub(super) bytes: Vec<u8>,
-    pub(super) tree: Tree,
+    pub(crate) bytes: Vec<u8>,
+    tree: Tree,
 }
 
 impl Loaded {
@@ -103,14 +106,65 @@ impl Loaded {
     }
 }
 
+/// The parity blocks of one object, with what proves each of them.
+#[derive(Debug)]
+pub struct Parity {
+    bytes: Vec<u8>,
+    paths: Paths,
+}
+
+impl Parity {
+    /// Computes them, on the caller's thread. `None` if there is no code for so many.
+    pub fn of(object: &Loaded, blocks: u16) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(usize::from(blocks) * BLOCK_SIZE);
+        ParityEncoder::default()
+            .blocks(&object.bytes, blocks.into(), |block| {
+                bytes.extend_from_slice(block);
+            })
+            .ok()?;
+        let paths = Paths::build(&bytes)?;
+        Some(Self { bytes, paths })
+    }
+
+    /// Their number and root.
+    pub fn info(&self) -> ParityInfo {
+        ParityInfo {
+            blocks: u16::try_from(self.bytes.len() / BLOCK_SIZE).unwrap_or(u16::MAX),
+            root: self.paths.root(),
+        }
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// One of them; what proves it goes into `path`.
+    pub(crate) fn block(&self, index: u16, path: &mut Vec<Cv>) -> Option<&[u8; BLOCK_SIZE]> {
+        self.paths.path(index.into(), path);
+        self.bytes
+            .get(usize::from(index) * BLOCK_SIZE..)?
+            .first_chunk()
+    }
+}
+
 /// What the caller of [`crate::Server::poll`] has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ServerOutput {
     /// Send what is in the buffer to the group.
     Transmit(Transmit),
     /// Read this object and call [`crate::Server::handle_loaded`] or [`crate::Server::handle_load_failed`]; no hurry, others may
     /// be asked for meanwhile.
     Load(u32),
+    /// Compute ([`Parity::of`], a millisecond for each MiB) and call [`crate::Server::handle_parity`]; no hurry.
+    Encode {
+        /// The object.
+        object: u32,
+        /// Its bytes.
+        loaded: Arc<Loaded>,
+        /// How many parity blocks it has.
+        blocks: u16,
+    },
     /// Nothing to do until this instant or the next input.
     Wait(Option<Instant>),
 }
@@ -136,6 +190,8 @@ pub struct ServerStats {
     pub blocks: u64,
     /// Those of them sent to repair an object rather than as part of a whole one.
     pub repair_blocks: u64,
+    /// PARITY datagrams sent.
+    pub parity_blocks: u64,
     /// PROOF datagrams sent.
     pub proofs: u64,
     /// ANNOUNCE datagrams sent.
@@ -151,8 +207,13 @@ pub struct ServerStats {
 }
 
 impl Loaded {
+    /// The values of a node's children.
+    pub(crate) fn node(&self, node: NodeId) -> Option<Vec<Cv>> {
+        self.tree.node(&self.bytes, node)
+    }
+
     /// One block.
-    pub(super) fn block(&self, block: u32) -> Option<&[u8; BLOCK_SIZE]> {
+    pub(crate) fn block(&self, block: u32) -> Option<&[u8; BLOCK_SIZE]> {
         let start = usize::try_from(block).ok()?.checked_mul(BLOCK_SIZE)?;
         self.bytes.get(start..)?.first_chunk()
     }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use crate::golden::Golden;
-use crate::link::Quality;
-use crate::world::{Setup, World, seeds};
+use frisbee_sim::{Golden, Quality, Setup, World};
+
+use crate::seeds;
 
 const RATE: Option<u64> = Some(500_000_000);
 
@@ -16,7 +16,7 @@ fn run(seed: u64, setups: &[Setup]) -> World {
     for setup in setups {
         world.join(&golden, setup);
     }
-    world.run();
+    world.run().unwrap();
     println!(
         "seed {seed}: sent {:.3}, {:?}",
         world.overhead(),

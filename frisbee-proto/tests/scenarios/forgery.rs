@@ -3,17 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use frisbee_proto::wire::{self, Announce, Item, Message, RequestHead, RequestItems, Stream};
+use frisbee_proto::wire::{self, Message, Stream};
 
-use crate::golden::Golden;
-use crate::link::Quality;
-use crate::world::{Forger, Setup, World, seeds};
+use frisbee_sim::forger::{Forger, address, announce, falsify, greedy_request};
+use frisbee_sim::{Golden, Quality, Setup, World};
+
+use crate::seeds;
 
 const RATE: Option<u64> = Some(200_000_000);
-
-pub(crate) fn forger_address() -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 99], 6666))
-}
 
 /// A run with three clients at 1 % loss and one forger.
 fn run(seed: u64, forger: Forger) -> World {
@@ -30,20 +27,13 @@ fn run(seed: u64, forger: Forger) -> World {
         );
     }
     world.forgers.push(forger);
-    world.run();
+    world.run().unwrap();
     println!(
         "seed {seed}: sent {:.3}, {:?}",
         world.overhead(),
         world.finished()
     );
     world
-}
-
-/// The same datagram with a changed payload, in the name of the genuine server.
-fn falsify(datagram: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
-    let mut forged = datagram.to_vec();
-    forged[wire::HEADER_SIZE + 7] ^= 0x40;
-    vec![(SocketAddr::from(([10, 0, 0, 1], 7001)), forged)]
 }
 
 #[test]
@@ -120,7 +110,7 @@ fn blocks_of_objects_that_nobody_sends_open_buffers_but_stop_nothing() {
                     random.u32(..3000),
                     &[9; 1024],
                 );
-                vec![(forger_address(), forged)]
+                vec![(address(), forged)]
             }),
         );
         assert!(world.overhead() < 2.5, "seed {seed}: {}", world.overhead());
@@ -135,7 +125,7 @@ fn a_head_that_is_not_admitted_is_nothing() {
             Box::new(|_, datagram| {
                 let mut forged = datagram.to_vec();
                 forged[500] ^= 1;
-                vec![(forger_address(), forged)]
+                vec![(address(), forged)]
                     .into_iter()
                     .filter(|_| datagram.len() == wire::ANNOUNCE_SIZE)
                     .collect()
@@ -151,36 +141,6 @@ fn a_head_that_is_not_admitted_is_nothing() {
     }
 }
 
-/// An ANNOUNCE with the genuine head and these claims.
-pub(crate) fn announce(
-    golden: &Golden,
-    number: u16,
-    sequence: u32,
-    idle: bool,
-    promise: u8,
-    cursor: u32,
-) -> Vec<u8> {
-    let mut forged = Vec::new();
-    let announce = Announce {
-        rate: 1,
-        cursor,
-        queued: 9,
-        idle,
-        promise: [promise; 64],
-        request_address: None,
-        time: 0,
-        grtt: 0,
-        receivers: 0,
-        repairs: Default::default(),
-    };
-    Stream {
-        number,
-        uuid: golden.image.uuid,
-    }
-    .announce(&mut forged, sequence, &announce, &golden.image.head);
-    forged
-}
-
 #[test]
 fn a_copied_head_from_an_address_that_never_answers_and_promises_everything() {
     for seed in seeds() {
@@ -192,8 +152,7 @@ fn a_copied_head_from_an_address_that_never_answers_and_promises_everything() {
             Box::new(move |_, datagram| {
                 count += 1;
                 let now = count % 50 == 0 || datagram.len() == wire::ANNOUNCE_SIZE;
-                let forged =
-                    now.then(|| (forger_address(), announce(&copy, 7, count, false, 0xff, 0)));
+                let forged = now.then(|| (address(), announce(&copy, 7, count, false, 0xff, 0)));
                 forged.into_iter().collect()
             }),
         );
@@ -293,46 +252,14 @@ fn a_flood_of_requests_makes_no_server_faster_and_starves_nobody() {
                 },
             );
         }
-        let uuid = golden.image.uuid;
         for tick in 0..20_000 {
+            let golden = golden.clone();
             world.at(Duration::from_micros(tick * 100), move |world| {
                 let mut random = fastrand::Rng::with_seed(seed * 100_000 + tick);
-                let mut items = RequestItems::default();
-                let bitmap = [0xff; 60];
-                loop {
-                    let object = random.u32(..20);
-                    let item = match random.u8(..3) {
-                        0 => Item::Whole { object },
-                        1 => Item::Blocks {
-                            object,
-                            first: random.u32(..3000),
-                            bitmap: &bitmap,
-                        },
-                        _ => Item::Node {
-                            object,
-                            node: chunkfmt::tree::NodeId {
-                                level: random.u8(..4),
-                                index: random.u32(..200),
-                            },
-                        },
-                    };
-                    if !items.push(&item) {
-                        break;
-                    }
-                }
-                let stream = Stream {
-                    number: random.u16(..),
-                    uuid,
-                };
-                let head = RequestHead {
-                    client: 1,
-                    lost: u32::MAX,
-                    ..RequestHead::default()
-                };
-                world.request(host, items.encode(&stream, random.u32(..), &head));
+                world.request(host, greedy_request(&golden, &mut random));
             });
         }
-        world.run();
+        world.run().unwrap();
         // The world asserts that the rate was kept. Half of it, at least, went to those who needed it.
         let took = world
             .nodes
@@ -359,7 +286,7 @@ fn noise_is_counted_and_forgotten() {
                 random.fill(&mut noise);
                 let keep = random.usize(..wire::HEADER_SIZE + 1).min(noise.len());
                 noise[..keep].copy_from_slice(&datagram[..keep]);
-                vec![(forger_address(), noise)]
+                vec![(address(), noise)]
             }),
         );
         assert!(world.overhead() < 1.2, "seed {seed}: {}", world.overhead());

@@ -6,9 +6,10 @@ use std::time::Duration;
 use chunkfmt::tree::{NodeId, Tree};
 use frisbee_proto::wire::{self, Announce, Stream};
 
-use crate::forgery::{announce, forger_address};
-use crate::golden::Golden;
-use crate::world::{Setup, World, seeds};
+use frisbee_sim::forger::{address, announce};
+use frisbee_sim::{Golden, Setup, World};
+
+use crate::seeds;
 
 const RATE: Option<u64> = Some(200_000_000);
 
@@ -34,12 +35,12 @@ fn an_old_head_that_is_repeated_does_not_keep_a_client() {
                 let old = old.clone();
                 world.at(millis(1 + u64::from(repeat) * 50), move |world| {
                     let head = announce(&old, 7, repeat, true, 0, 0);
-                    world.multicast(forger_address(), &head);
+                    world.multicast(address(), &head);
                 });
             }
             let served = golden.clone();
             world.at(millis(10), move |world| _ = world.serve(&served, RATE));
-            world.run();
+            world.run().unwrap();
             assert!(
                 world.finished() < Duration::from_secs(5),
                 "seed {seed}: {:?}",
@@ -66,12 +67,12 @@ fn of_many_old_heads_each_is_tried_once_before_the_true_one_is_found() {
             let old = old[repeat as usize % old.len()].clone();
             world.at(millis(1 + u64::from(repeat) * 5), move |world| {
                 let head = announce(&old, 7, repeat, true, 0, 0);
-                world.multicast(forger_address(), &head);
+                world.multicast(address(), &head);
             });
         }
         let served = golden.clone();
         world.at(millis(10), move |world| _ = world.serve(&served, RATE));
-        world.run();
+        world.run().unwrap();
         assert!(
             world.finished() < Duration::from_secs(40),
             "seed {seed}: {:?}",
@@ -111,7 +112,7 @@ fn behind_a_liar(seed: u64, trickle: fn(u32) -> Option<(u32, bool)>) {
     first.push(datagram);
     world.at(millis(2), move |world| {
         for datagram in first {
-            world.multicast(forger_address(), &datagram);
+            world.multicast(address(), &datagram);
         }
     });
     for tick in 0..1500 {
@@ -120,16 +121,16 @@ fn behind_a_liar(seed: u64, trickle: fn(u32) -> Option<(u32, bool)>) {
         world.at(millis(1 + u64::from(tick) * 10), move |world| {
             if tick % 10 == 0 {
                 let head = announce(&liar, 7, tick, false, 0xff, 0);
-                world.multicast(forger_address(), &head);
+                world.multicast(address(), &head);
             }
             if let Some(sent) = sent {
-                world.multicast(forger_address(), &sent);
+                world.multicast(address(), &sent);
             }
         });
     }
     let served = golden.clone();
     world.at(millis(10), move |world| _ = world.serve(&served, RATE));
-    world.run();
+    world.run().unwrap();
     assert!(
         world.finished() < Duration::from_secs(6),
         "seed {seed}: {:?}",
@@ -176,7 +177,7 @@ fn a_dead_request_address_in_the_name_of_the_server() {
                 queued: 9,
                 idle: true,
                 promise: [0; 64],
-                request_address: Some(forger_address()),
+                request_address: Some(address()),
                 time: 0,
                 grtt: 0,
                 receivers: 0,
@@ -190,7 +191,7 @@ fn a_dead_request_address_in_the_name_of_the_server() {
             stream.announce(&mut forged, sent.sequence, &lie, &liar.image.head);
             vec![(SocketAddr::from(([10, 0, 0, 1], 7001)), forged)]
         }));
-        world.run();
+        world.run().unwrap();
         assert!(
             world.finished() < Duration::from_secs(5),
             "seed {seed}: {:?}",
@@ -216,7 +217,7 @@ fn copies_of_the_head_from_everywhere_do_not_move_clients_of_a_server_that_deliv
                 vec![(from, announce(&liar, random.u16(1..), count, true, 0, 0))]
             }));
         });
-        world.run();
+        world.run().unwrap();
         for node in &world.nodes {
             assert_eq!(node.stats().server_changes, 0, "seed {seed}");
         }

@@ -4,42 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frisbee_proto::Priority;
+use frisbee_sim::{Bottleneck, Golden, Quality, Setup, World};
 
-use crate::golden::Golden;
-use crate::link::{Pipe, Quality};
-use crate::tcp::Tcp;
-use crate::world::{Setup, World};
-
+/// Wire bytes of a chunk.
+const CHUNK: u64 = 1_780_000;
 const MBIT: u64 = 1_000_000;
 
 /// An image that takes so long at this rate, at least 10 chunks.
 fn image(rate: u64, seconds: u64) -> Arc<Golden> {
-    let chunks = rate / 8 * seconds / 1_650_000;
-    Golden::usual(usize::try_from(chunks.max(10)).unwrap(), 1)
+    let chunks = rate / 8 * seconds / CHUNK;
+    Golden::uniform(usize::try_from(chunks.max(10)).unwrap(), 1600, 1)
 }
 
-fn watch(world: &mut World, seconds: u64) -> Vec<(u64, u64, u64)> {
-    let mut before = (0, 0);
-    (0..seconds * 5)
-        .map(|_| {
-            world.run_for(Duration::from_millis(200));
-            let (sent, arrived) = (
-                world.hosts[0].server.stats().wire_bytes,
-                world
-                    .streams
-                    .iter()
-                    .map(|tcp| tcp.arrived * Tcp::WIRE)
-                    .sum::<u64>(),
-            );
-            let figures = (
-                world.hosts[0].server.rate() / 1000,
-                (sent - before.0) * 8 * 5 / 1000,
-                (arrived - before.1) * 8 * 5 / 1000,
-            );
-            before = (sent, arrived);
-            figures
-        })
-        .collect()
+/// What was sent and what streamed in a time, in bits per second.
+fn watch(world: &mut World, time: Duration) -> (u64, u64) {
+    let counted = |world: &World| {
+        let sent = world.hosts[0].server.stats().wire_bytes;
+        let streamed = world.bottleneck.as_ref().map_or(0, Bottleneck::streamed);
+        (sent, streamed)
+    };
+    let before = counted(world);
+    world.run_for(time).unwrap();
+    let after = counted(world);
+    let rate = |before: u64, after: u64| (after - before) * 8_000 / time.as_millis() as u64;
+    (rate(before.0, after.0), rate(before.1, after.1))
 }
 
 #[test]
@@ -48,14 +36,20 @@ fn look() {
     let millis: u64 = std::env::var("BUFFER").map_or(50, |it| it.parse().unwrap());
     let clients: usize = std::env::var("CLIENTS").map_or(1, |it| it.parse().unwrap());
     let loss: f64 = std::env::var("LOSS").map_or(0.0, |it| it.parse().unwrap());
-    let tcp: u64 = std::env::var("TCP").map_or(0, |it| it.parse().unwrap());
+    let tcp: u64 = std::env::var("TCP").map_or(100, |it| it.parse().unwrap());
     let seconds: u64 = std::env::var("SECONDS").map_or(20, |it| it.parse().unwrap());
+    let priority = std::env::var("PRIORITY").unwrap_or_default();
     let ceiling: Option<u64> = std::env::var("CEILING")
         .ok()
         .map(|it| it.parse::<u64>().unwrap() * MBIT);
-    let golden = image(rate, seconds);
+    let golden = image(rate, seconds + 1);
     let mut world = World::new(1);
-    world.share(rate, rate / 8 * millis / 1000);
+    world.priority = match &*priority {
+        "low" => Priority::Low,
+        "high" => Priority::High,
+        _ => Priority::Normal,
+    };
+    world.bottleneck = Some(Bottleneck::of(rate, Duration::from_millis(millis)));
     world.serve(&golden, ceiling);
     let setup = Setup {
         down: Quality::losing(loss),
@@ -69,8 +63,8 @@ fn look() {
             world.stream();
         }
     });
-    for (rate, sent, tcp) in watch(&mut world, seconds) {
-        println!("{rate:>9} {sent:>9} {tcp:>9}");
+    for _ in 0..seconds * 5 {
+        let (sent, tcp) = watch(&mut world, Duration::from_millis(200));
+        println!("{:>9} {:>9} {:>9} {}", world.hosts[0].server.rate() / 1000, sent / 1000, tcp / 1000, world.bottleneck.as_ref().unwrap().dropped);
     }
-    let _ = (Pipe { rate, buffer: 0 }, Priority::Low);
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::golden::Golden;
-use crate::link::Quality;
-use crate::world::{Setup, World, seeds};
+use frisbee_sim::{Golden, Quality, Setup, World};
+
+use crate::seeds;
 
 const RATE: Option<u64> = Some(200_000_000);
 
@@ -28,7 +28,7 @@ fn a_server_that_is_restarted_carries_on() {
         world.at(Duration::from_millis(2900), move |world| {
             _ = world.serve_at(&again, RATE, address);
         });
-        world.run();
+        world.run().unwrap();
         assert!(world.overhead() < 1.3, "seed {seed}: {}", world.overhead());
         // 2.2 s of data and 2 s of absence.
         assert!(
@@ -59,7 +59,7 @@ fn another_server_takes_over_when_one_dies() {
             _ = world.serve(&second, RATE);
         });
         world.at(Duration::from_millis(900), move |world| world.kill(first));
-        world.run();
+        world.run().unwrap();
         assert!(
             world.hosts[1].server.stats().blocks > golden.blocks() / 3,
             "seed {seed}"
@@ -89,7 +89,7 @@ fn two_servers_at_once_do_no_harm() {
                 },
             );
         }
-        world.run();
+        world.run().unwrap();
         println!(
             "seed {seed}: sent {:.3}, {:?}",
             world.overhead(),
@@ -115,7 +115,7 @@ fn another_image_on_the_same_group_is_not_mixed_up() {
                 },
             );
         }
-        world.run();
+        world.run().unwrap();
         assert!(
             world.nodes.iter().all(|node| node.stats().foreign > 1000),
             "seed {seed}"
@@ -142,7 +142,7 @@ fn without_a_ceiling_the_rate_finds_a_way_with_heavy_loss() {
                 },
             );
         }
-        world.run();
+        world.run().unwrap();
         assert!(
             world.finished() < Duration::from_secs(60),
             "seed {seed}: {:?}",

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use frisbee_proto::{Error, Image, ObjectInfo, Server, ServerConfig};
 
-use crate::golden::Golden;
-use crate::link::Quality;
-use crate::world::{Setup, World, seeds};
+use frisbee_sim::{Golden, Quality, Setup, World};
+
+use crate::seeds;
 
 fn run(seed: u64, blocks: &[u32], loss: f64) -> World {
     let golden = Golden::new(blocks, seed);
@@ -21,7 +21,7 @@ fn run(seed: u64, blocks: &[u32], loss: f64) -> World {
             },
         );
     }
-    world.run();
+    world.run().unwrap();
     world
 }
 
@@ -109,7 +109,7 @@ fn an_object_that_changed_under_the_server_is_not_sent() {
     let mut world = World::new(3);
     world.serve(&changed, Some(200_000_000));
     world.join(&golden, &Setup::default());
-    world.run_for(std::time::Duration::from_secs(10));
+    world.run_for(std::time::Duration::from_secs(10)).unwrap();
     assert_eq!(
         world.nodes[0].got.keys().copied().collect::<Vec<_>>(),
         [1, 2, 3, 5, 6]

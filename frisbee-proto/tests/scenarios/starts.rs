@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::golden::Golden;
-use crate::link::Quality;
-use crate::world::{Setup, World, seeds};
+use frisbee_sim::{Golden, Quality, Setup, World};
+
+use crate::seeds;
 
 const RATE: Option<u64> = Some(200_000_000);
 
@@ -14,10 +14,10 @@ fn a_lone_client_waits_for_nothing_but_the_first_announce() {
         let golden = Golden::usual(6, seed);
         let mut world = World::new(seed);
         world.serve(&golden, Some(1_000_000_000));
-        world.run_for(Duration::from_secs(30));
+        world.run_for(Duration::from_secs(30)).unwrap();
         world.join(&golden, &Setup::default());
         let before = world.time();
-        world.run();
+        world.run().unwrap();
         // Up to a second for the ANNOUNCE of an idle server, then 0.09 s of data.
         let took = world.finished() - before;
         assert!(took < Duration::from_millis(1150), "seed {seed}: {took:?}");
@@ -30,7 +30,7 @@ fn a_server_that_nobody_asks_sends_one_announce_a_second() {
     let golden = Golden::usual(3, 1);
     let mut world = World::new(1);
     world.serve(&golden, None);
-    world.run_for(Duration::from_secs(100));
+    world.run_for(Duration::from_secs(100)).unwrap();
     let stats = world.hosts[0].server.stats();
     assert_eq!(stats.datagrams, stats.announces);
     assert!(
@@ -57,7 +57,7 @@ fn a_late_joiner_takes_the_second_half_with_the_others_and_then_the_first() {
                 ..Setup::default()
             },
         );
-        world.run();
+        world.run().unwrap();
         assert!(world.overhead() < 1.65, "seed {seed}: {}", world.overhead());
         let early = world.nodes[..4]
             .iter()
@@ -86,7 +86,7 @@ fn clients_that_trickle_in_share_the_passes() {
                 },
             );
         }
-        world.run();
+        world.run().unwrap();
         // The last one comes at 1.75 s of 2.2: what it misses is sent once more, to all who miss it.
         assert!(world.overhead() < 2.0, "seed {seed}: {}", world.overhead());
     }
@@ -111,7 +111,7 @@ fn a_client_that_dies_costs_nothing_and_its_successor_resumes() {
             let second = world.join(&successor, &Setup::default());
             world.nodes[second].skipped = world.nodes[first].got.keys().copied().collect();
         });
-        world.run();
+        world.run().unwrap();
         assert!(
             !world.nodes[1].skipped.is_empty(),
             "seed {seed}: nothing was there to resume"
@@ -127,9 +127,9 @@ fn a_client_that_begins_again_gets_everything_again() {
         let mut world = World::new(seed);
         world.serve(&golden, RATE);
         world.join(&golden, &Setup::default());
-        world.run();
+        world.run().unwrap();
         world.join(&golden, &Setup::default());
-        world.run();
+        world.run().unwrap();
         assert!(
             (1.99..2.01).contains(&world.overhead()),
             "seed {seed}: {}",

@@ -190,11 +190,6 @@ impl Rate {
         self.rate
     }
 
-    /// Clients that were heard lately, at most those that are looked at.
-    pub(super) fn population(&self) -> usize {
-        self.survey.population()
-    }
-
     /// So many datagrams and wire bytes were sent; `next` is the sequence after them.
     pub(super) fn sent(&mut self, now: Instant, next: u64, datagrams: u64, bytes: u64) {
         self.sent = self.sent.saturating_add(bytes);

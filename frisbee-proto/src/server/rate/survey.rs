@@ -13,7 +13,7 @@ use crate::wire::RequestHead;
 
 /// Clients in the sample.
 const MOST: usize = 256;
-/// A client that was silent for so long has left it.
+/// A client that has told of no round for so long has left it.
 const SILENT: Duration = Duration::from_secs(3);
 /// Datagrams that a client has to tell of to be heard.
 const LEAST_DATAGRAMS: u64 = 16;
@@ -98,6 +98,10 @@ impl Survey {
         if heard > self.next || all > possible * 2 + LEAST_DATAGRAMS {
             return;
         }
+        // What it tells of was sent in this round, for the most part.
+        if all == 0 || heard.saturating_sub(all / 2) < self.first {
+            return;
+        }
         if !self.clients.contains_key(&head.client) && self.clients.len() >= MOST {
             return;
         }
@@ -112,10 +116,6 @@ impl Survey {
             age: None,
         });
         client.last = (now, heard.max(client.last.1));
-        // What it tells of was sent in this round, for the most part.
-        if all == 0 || heard.saturating_sub(all / 2) < self.first {
-            return;
-        }
         match client.first {
             Some(_) => client.arrived += u64::from(head.received),
             None => client.first = Some((now, heard)),
@@ -137,7 +137,7 @@ impl Survey {
     }
 
     /// Clients that were heard lately, at most those of the sample.
-    pub(super) fn population(&self) -> usize {
+    fn population(&self) -> usize {
         self.clients.len()
     }
 

@@ -28,9 +28,8 @@ pub(crate) struct Tcp {
     /// The window that Reno would have.
     reno: f64,
     /// Segments that arrived.
-    pub(crate) arrived: u64,
-    pub(crate) stopped: bool,
-}
+    arrived: u64,
+    }
 
 impl Tcp {
     /// Wire bytes of a segment.
@@ -51,13 +50,17 @@ impl Tcp {
             since: now,
             reno: 0.0,
             arrived: 0,
-            stopped: false,
         }
+    }
+
+    /// Segments that arrived.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.arrived
     }
 
     /// The next segment that may leave.
     pub(crate) fn segment(&mut self, now: Instant) -> Option<u64> {
-        if self.stopped || self.under_way.len() as f64 >= self.window.floor().max(1.0) {
+        if self.under_way.len() as f64 >= self.window.floor().max(1.0) {
             return None;
         }
         self.under_way.push_back((self.next, now));
