@@ -29,7 +29,7 @@ pub(crate) struct Tcp {
     reno: f64,
     /// Segments that arrived.
     arrived: u64,
-    }
+}
 
 impl Tcp {
     /// Wire bytes of a segment.

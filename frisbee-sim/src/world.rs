@@ -154,7 +154,8 @@ impl World {
     fn push(&mut self, stream: usize) {
         if let Some(bottleneck) = &mut self.bottleneck {
             for (at, segment) in bottleneck.push(self.now, stream) {
-                self.queue.push(at, Happening::Acknowledged(stream, segment));
+                self.queue
+                    .push(at, Happening::Acknowledged(stream, segment));
             }
         }
     }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use chunkfmt::BLOCK_SIZE;
 
 use super::content::Content;
+use super::lane::{Need, Unicast};
 use super::object::Outcome;
 use super::passing::Passing;
 use super::servers::{Heard, Servers};
@@ -50,7 +51,9 @@ pub(super) struct Fetch<C: Content> {
     held: bool,
     asked: BTreeMap<u32, Asked>,
     passing: Passing,
-    client: u64,
+    pub(super) client: u64,
+    /// The token of the last CHALLENGE, or 0.
+    pub(super) token: u64,
     random: fastrand::Rng,
     trip: RoundTrip,
     /// When the next REQUEST goes out.
@@ -88,6 +91,7 @@ impl<C: Content> Fetch<C> {
             asked: BTreeMap::new(),
             passing: Passing::default(),
             client: random.u64(..),
+            token: 0,
             random,
             trip: RoundTrip::default(),
             ask_at: None,
@@ -120,6 +124,33 @@ impl<C: Content> Fetch<C> {
         self.stock.done() == 0 && now.saturating_duration_since(self.proven) >= STUCK
     }
 
+    /// Whether the server being asked sends to this client alone.
+    pub(super) fn has_lane(&self) -> bool {
+        self.servers.current().announce.lane
+    }
+
+    /// What decides whether a lane is needed.
+    pub(super) fn need(&self) -> Need {
+        // What the disk holds is not known yet: nothing but the manifest is waited for.
+        let asks = !self.held || self.stock.done() == 0;
+        Need {
+            waits: asks && self.expects_something(),
+            proven: Some(self.proven),
+            has_lane: self.has_lane(),
+            server: self.servers.of_group(),
+        }
+    }
+
+    /// Goes back from a lane to the group, if that is not what was asked for and something useful comes there.
+    pub(super) fn leave_lane(&mut self, now: Instant, config: Unicast) -> bool {
+        let bound = matches!(config, Unicast::Always(_)) || !self.has_lane();
+        let left = !bound && self.servers.select_delivering(now);
+        if left {
+            self.start_anew(now);
+        }
+        left
+    }
+
     /// Takes an ANNOUNCE with the admitted head. True if requests go to another server now.
     pub(super) fn announce(
         &mut self,
@@ -129,10 +160,14 @@ impl<C: Content> Fetch<C> {
         sequence: u32,
         announce: Announce,
     ) -> bool {
-        let idle = announce.idle;
+        let (idle, lane) = (announce.idle, announce.lane);
         let heard = self
             .servers
             .announce(now, from, stream, sequence, announce, &mut self.random);
+        if lane && self.servers.select(from, stream) {
+            self.start_anew(now);
+            return true;
+        }
         match heard {
             Heard::New if self.in_vain_for(now) >= STALLED && !self.servers.is_delivering(now) => {
                 return self.change_server(now);
@@ -408,6 +443,12 @@ impl<C: Content> Fetch<C> {
         if !self.servers.change(now, &mut self.random) {
             return false;
         }
+        self.start_anew(now);
+        true
+    }
+
+    /// Another server is being asked.
+    fn start_anew(&mut self, now: Instant) {
         self.in_vain = Some(now);
         self.yields = Yield::default();
         self.passing = Passing::default();
@@ -417,6 +458,5 @@ impl<C: Content> Fetch<C> {
         }
         self.schedule_repair(now);
         self.refill(now);
-        true
     }
 }

@@ -158,7 +158,8 @@ impl<C: Content> Stock<C> {
                 timed: None,
                 parity_queued: 0,
             });
-            return Ok((self.open.entry(object).or_insert(open), true));
+            let open: &mut Open<C> = self.open.entry(object).or_insert(open);
+            return Ok((open, true));
         }
         let unknown = object >= self.objects();
         let missing = if unknown {
@@ -168,7 +169,7 @@ impl<C: Content> Stock<C> {
         };
         self.open
             .get_mut(&object)
-            .map(|open| (open, false))
+            .map(|open| (&mut **open, false))
             .ok_or(missing)
     }
 

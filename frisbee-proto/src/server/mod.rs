@@ -3,9 +3,16 @@
 mod announcer;
 mod cache;
 mod history;
+mod lanes;
 mod pacing;
+mod proof;
 mod rate;
 mod room;
+mod service;
+mod shared;
+mod shelf;
+mod site;
+mod standby;
 mod types;
 mod wanted;
 
@@ -20,8 +27,11 @@ use self::announcer::Announcer;
 use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
+pub(crate) use self::pacing::wire_time;
 use self::rate::Rate;
 use self::room::Room;
+pub use self::service::{LaneStats, Service, ServiceConfig, ServiceOutput};
+pub use self::site::Site;
 pub use self::types::{
     Image, Loaded, Parity, Priority, ServerConfig, ServerOutput, ServerStats, Transmit,
 };
@@ -31,7 +41,7 @@ use crate::wire::{
     self, Announce, Item, MAX_REPAIRS, Message, ParityBlock, Repair, RequestHead, SEGMENT_SIZE,
     Stream,
 };
-use crate::{Error, FRAMING, ObjectInfo};
+use crate::{Error, ObjectInfo};
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
@@ -47,16 +57,22 @@ const BATCH_BYTES: usize = 65_000;
 /// Longest round trip that is believed.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 
+/// When object 0 is asked for while nothing else is wanted, a transfer begins, and all who lose a part of it miss what comes
+/// before it is repaired. So long nothing but object 0 is sent: two rounds of asking and repairing in a room.
+const BEGINNING: Duration = Duration::from_millis(60);
+
 /// Candidates of each kind for which objects are loaded ahead.
 const PREFETCH: usize = 3;
 
 /// The server of one image on one group. Keeps nothing per client; see the crate's documentation for the contract.
 #[derive(Debug)]
 pub struct Server {
-    image: Image,
+    image: Arc<Image>,
     stream: Stream,
     max_segments: u32,
+    lane: bool,
     request_address: Option<SocketAddr>,
+    framing: usize,
     wanted: Wanted,
     history: History,
     cache: Cache<Loaded>,
@@ -70,6 +86,8 @@ pub struct Server {
     sequence: u64,
     announcer: Announcer,
     started: Instant,
+    /// Until when nothing but object 0 is sent.
+    beginning: Option<Instant>,
     /// Parity blocks queued since the start.
     parity_wanted: u64,
     work: usize,
@@ -82,7 +100,12 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::ObjectSize`] and [`Error::ObjectCount`] for an image that the protocol cannot carry.
-    pub fn new(now: Instant, config: ServerConfig, image: Image) -> Result<Self, Error> {
+    pub fn new(
+        now: Instant,
+        config: ServerConfig,
+        image: impl Into<Arc<Image>>,
+    ) -> Result<Self, Error> {
+        let image = image.into();
         if image.objects.is_empty() || u32::try_from(image.objects.len()).is_err() {
             return Err(Error::ObjectCount(image.objects.len()));
         }
@@ -94,21 +117,22 @@ impl Server {
                 uuid: image.uuid,
             },
             image,
-            max_segments: u32::try_from(config.max_segments)
-                .unwrap_or(u32::MAX)
-                .clamp(1, 60),
+            max_segments: batch(config.max_segments),
+            lane: config.lane,
             request_address: config.request_address,
+            framing: config.framing,
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
             parities: Cache::new(config.cache_bytes / PARITY_PART),
             path: Vec::new(),
-            rate: Rate::new(now, config.ceiling, config.priority),
+            rate: Rate::new(now, &config),
             room: Room::new(now),
-            pacer: Pacer::new(now),
+            pacer: Pacer::new(now, config.framing),
             sequence: random.u32(..).into(),
-            announcer: Announcer::new(),
+            announcer: Announcer::new(config.framing),
             started: now,
+            beginning: None,
             parity_wanted: 0,
             work: 0,
             work_since: now,
@@ -158,6 +182,10 @@ impl Server {
             if self.work <= WORK {
                 self.want(now, item, heard);
             }
+        }
+        let begins = was_dry && !self.lane && items.iter().any(|item| item.object() == 0);
+        if begins && self.began_before(now) {
+            self.beginning = Some(now + BEGINNING);
         }
         // The others who lost something of the same object hear that it is going to be repaired before they ask.
         if (was_dry && !items.is_empty()) || self.parity_wanted != parity_before {
@@ -219,15 +247,27 @@ impl Server {
         if let Some(encode) = self.next_encode() {
             return encode;
         }
-        if !self.has_unit() {
-            return ServerOutput::Wait(Some(announce_at));
+        let held = self.beginning.filter(|&until| now < until);
+        if !self.has_unit(held.is_some()) {
+            let until = held.map_or(announce_at, |until| announce_at.min(until));
+            return ServerOutput::Wait(Some(until));
         }
         let allowed = self.pacer.allowance(now, rate).min(self.max_segments);
-        let least = Pacer::worthwhile(rate, self.max_segments);
+        let least = self.pacer.worthwhile(rate, self.max_segments);
         if allowed < least {
             return ServerOutput::Wait(Some(self.pacer.ready(least, rate).min(announce_at)));
         }
         self.fill(now, buffer, allowed)
+    }
+
+    /// From now on at most so many datagrams are in one [`Transmit`]; see [`ServerConfig::max_segments`].
+    pub fn limit_batch(&mut self, datagrams: usize) {
+        self.max_segments = batch(datagrams);
+    }
+
+    /// Number of this run, which stands in every datagram.
+    pub fn stream(&self) -> u16 {
+        self.stream.number
     }
 
     /// The rate aimed at, in bits per second on the wire.
@@ -320,9 +360,21 @@ impl Server {
         }
     }
 
+    /// Whether the last transfer began so long ago that a new one may: requests for object 0 alone stop nobody.
+    fn began_before(&self, now: Instant) -> bool {
+        self.beginning
+            .is_none_or(|until| now.saturating_duration_since(until) >= BEGINNING * 20)
+    }
+
+    /// Whether nothing is wanted, or nothing that is sent already: whatever a client lacks, it has to ask for.
+    fn is_idle(&self, now: Instant) -> bool {
+        let is_beginning = self.beginning.is_some_and(|until| now < until);
+        self.wanted.is_empty() || (is_beginning && !self.wanted.wants_manifest())
+    }
+
     fn announce_at(&self, now: Instant) -> Instant {
         let rate = self.rate.rate();
-        let due = self.announcer.due(now, self.wanted.is_empty(), rate);
+        let due = self.announcer.due(now, self.is_idle(now), rate);
         due.max(self.pacer.ready(2, rate))
     }
 
@@ -343,7 +395,8 @@ impl Server {
             rate: self.rate.rate(),
             cursor,
             queued: u32::try_from(self.wanted.len()).unwrap_or(u32::MAX),
-            idle: self.wanted.is_empty(),
+            idle: self.is_idle(now),
+            lane: self.lane,
             promise,
             request_address: self.request_address,
             time: self.clock(now),
@@ -354,7 +407,7 @@ impl Server {
         let sequence = self.next_sequence();
         self.stream
             .announce(buffer, sequence, &announce, &self.image.head);
-        self.announcer.sent(now, self.wanted.is_empty());
+        self.announcer.sent(now, self.is_idle(now));
         self.stats.announces += 1;
         self.transmit(now, buffer, 1)
     }
@@ -393,7 +446,9 @@ impl Server {
     }
 
     /// Whether there is something to send that is loaded; begins with the next object if need be.
-    fn has_unit(&mut self) -> bool {
+    ///
+    /// At the beginning of a transfer of object 0 only.
+    fn has_unit(&mut self, is_beginning: bool) -> bool {
         let load = |candidate: Candidate| {
             let loaded = self.cache.get(candidate.object)?;
             let parity = match candidate.parity {
@@ -414,7 +469,8 @@ impl Server {
             let mut candidates = self
                 .wanted
                 .candidates(PREFETCH)
-                .filter(|candidate| in_turn(candidate));
+                .filter(|candidate| in_turn(candidate))
+                .filter(|candidate| !is_beginning || candidate.object == 0);
             candidates.find_map(load)
         });
         let Some((candidate, supply)) = ready else {
@@ -429,9 +485,10 @@ impl Server {
     }
 
     fn fill(&mut self, now: Instant, buffer: &mut Vec<u8>, most: u32) -> ServerOutput {
+        let is_beginning = self.beginning.is_some_and(|until| now < until);
         let mut segment = SEGMENT_SIZE;
         let mut datagrams = 0;
-        while datagrams < most && self.has_unit() {
+        while datagrams < most && self.has_unit(is_beginning) {
             let depth = self.wanted.next_depth().flatten();
             let size = SEGMENT_SIZE + depth.unwrap_or(0) * size_of::<Cv>();
             if !buffer.is_empty() && (size != segment || buffer.len() + size > BATCH_BYTES) {
@@ -442,7 +499,7 @@ impl Server {
                 datagrams += 1;
             }
         }
-        if self.wanted.is_empty() {
+        if self.is_idle(now) {
             self.announcer.hurry();
         }
         self.transmit(now, buffer, datagrams)
@@ -503,7 +560,7 @@ impl Server {
     fn transmit(&mut self, now: Instant, buffer: &[u8], datagrams: u32) -> ServerOutput {
         let datagrams = datagrams as usize;
         let segment = buffer.len() / datagrams.max(1);
-        let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
+        let wire_bytes = u64::try_from(buffer.len() + datagrams * self.framing).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
         self.rate
             .sent(now, self.sequence, datagrams as u64, wire_bytes);
@@ -511,6 +568,10 @@ impl Server {
         self.stats.wire_bytes += wire_bytes;
         ServerOutput::Transmit(Transmit { segment, datagrams })
     }
+}
+
+fn batch(datagrams: usize) -> u32 {
+    u32::try_from(datagrams).unwrap_or(u32::MAX).clamp(1, 60)
 }
 
 /// The blocks whose bits are set.

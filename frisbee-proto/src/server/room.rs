@@ -10,8 +10,8 @@ use crate::wire::RequestHead;
 
 /// How often the round trip is judged.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Round trip before any was measured: a few switches, and a client that is busy.
-const FIRST: Duration = Duration::from_millis(10);
+/// Round trip before any was measured: a room, and clients that are busy.
+const FIRST: Duration = Duration::from_millis(2);
 /// Bounds of what is announced.
 const LEAST: Duration = Duration::from_millis(1);
 const MOST: Duration = Duration::from_millis(500);

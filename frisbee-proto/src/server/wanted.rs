@@ -222,6 +222,11 @@ impl Wanted {
         self.jobs.is_empty() && self.whole.is_empty() && self.repairs.is_empty()
     }
 
+    /// Whether something of object 0 is wanted or being sent.
+    pub(super) fn wants_manifest(&self) -> bool {
+        self.repairs.contains_key(&0) || self.jobs.iter().any(|job| job.object == 0)
+    }
+
     /// Objects that have something wanted, the one being sent included.
     pub(super) fn len(&self) -> usize {
         self.whole.len() + self.repairs.len() + self.jobs.len()

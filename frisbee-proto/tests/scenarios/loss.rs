@@ -74,9 +74,8 @@ fn with_parity_it_stays_near_the_least() {
             };
             let world = run(seed, clients, &setup);
             let least = ideal_code(&Loss::Random(loss), 1700, u32::try_from(clients).unwrap());
-            // A client that loses a block of the manifest misses the beginning: one chunk of these twenty.
             assert!(
-                world.overhead() <= least + 0.06,
+                world.overhead() <= least + 0.01,
                 "seed {seed}: {} of {least}",
                 world.overhead()
             );

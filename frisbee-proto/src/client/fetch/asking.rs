@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::content::Content;
 use super::super::requests::Requests;
 use super::super::timing::{
-    FIRST_WAIT, PATIENCE, REFILL_WAIT, REQUEST_GAP, backoff, heartbeat, soon,
+    FIRST_WAIT, LANE_HEARTBEAT, PATIENCE, REFILL_WAIT, REQUEST_GAP, backoff, heartbeat, soon,
 };
 use super::super::{ClientOutput, ClientStats};
 use super::{Asked, Fetch, Reported};
@@ -206,8 +206,8 @@ impl<C: Content> Fetch<C> {
             dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
             no_buffer: u32::try_from(no_buffer).unwrap_or(u32::MAX),
             echo: Some(server.echo(now)),
-            unicast: false,
-            token: 0,
+            unicast: server.announce.lane,
+            token: self.token,
         };
         let stream = Stream {
             number: server.stream(),
@@ -221,7 +221,10 @@ impl<C: Content> Fetch<C> {
         stats.requests += 1;
         stats.lost += u64::from(lost);
         (self.requested, self.report_at) = (Some(now), None);
-        let beat = heartbeat(&self.servers.current().announce);
+        let beat = match self.has_lane() {
+            true => LANE_HEARTBEAT,
+            false => heartbeat(&self.servers.current().announce),
+        };
         self.heartbeat_at = soon(now + beat, beat, &mut self.random);
     }
 }

@@ -35,8 +35,7 @@ use std::time::{Duration, Instant};
 
 use self::baseline::Baseline;
 use self::survey::{Findings, Survey};
-use super::{Priority, pacing};
-use crate::FRAMING;
+use super::{ServerConfig, pacing};
 use crate::wire::{RequestHead, SEGMENT_SIZE};
 
 /// A whole, in parts in a million.
@@ -125,6 +124,8 @@ struct Cut {
 #[derive(Debug)]
 pub(super) struct Rate {
     ceiling: u64,
+    /// Wire bytes of a full datagram.
+    segment: u64,
     /// The part of the limit that is kept beside others, in parts in a million.
     share: u64,
     rate: u64,
@@ -157,11 +158,12 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    pub(super) fn new(now: Instant, ceiling: Option<u64>, priority: Priority) -> Self {
-        let rate = ceiling.unwrap_or(START).max(1);
+    pub(super) fn new(now: Instant, config: &ServerConfig) -> Self {
+        let rate = config.ceiling.unwrap_or(START).max(1);
         Self {
-            ceiling: ceiling.unwrap_or(u64::MAX).max(1),
-            share: priority.share(),
+            ceiling: config.ceiling.unwrap_or(u64::MAX).max(1),
+            segment: (SEGMENT_SIZE + config.framing) as u64,
+            share: config.priority.share(),
             rate,
             limit: None,
             phase: STARTUP,
@@ -234,7 +236,7 @@ impl Rate {
 
     fn judge(&mut self, now: Instant, findings: &Findings, actual: u64, used: bool) {
         self.base.learn(now, findings.age);
-        let tolerated = QUEUE + pacing::burst(self.rate);
+        let tolerated = QUEUE + pacing::burst(self.segment, self.rate);
         let queue = findings.age.saturating_sub(self.base.least());
         let queued = queue > tolerated;
         let together = self.together.excess(findings.together);
@@ -305,12 +307,14 @@ impl Rate {
     fn delivered(&self, findings: &Findings, actual: u64, excess: u64, queued: bool) -> u64 {
         let arrived = parts(actual, ONE.saturating_sub(excess));
         // While a queue grows, datagrams arrive more slowly than they leave.
-        let wire = (SEGMENT_SIZE + FRAMING) as u64 * 8;
         let sure = (ONE - self.together.level().min(ONE / 2)).max(1);
         match findings.arrived {
-            Some(datagrams) if queued => {
-                arrived.min(datagrams.saturating_mul(wire).saturating_mul(100) / (sure / 10_000))
-            }
+            Some(datagrams) if queued => arrived.min(
+                datagrams
+                    .saturating_mul(self.segment * 8)
+                    .saturating_mul(100)
+                    / (sure / 10_000),
+            ),
             _ => arrived,
         }
     }
