@@ -19,8 +19,8 @@ use super::servers::{Heard, Servers};
 use super::slow::Yield;
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED,
-    STUCK, TICK, backoff, soon,
+    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, REPORT_DATAGRAMS, RoundTrip,
+    SLOW_TICK, STALLED, STUCK, TICK, backoff, report_interval, soon,
 };
 use super::{ClientOutput, ClientStats, Event, Part};
 use crate::layout::{Layout, Unit};
@@ -61,6 +61,8 @@ pub(super) struct Fetch<C: Content> {
     /// When what is outstanding is looked through.
     tick_at: Instant,
     heartbeat_at: Instant,
+    /// When the server is told of the datagrams that came since the last REQUEST.
+    report_at: Option<Instant>,
     requested: Option<Instant>,
     reported: Reported,
     /// Since when something proven should have come from the server being asked, and has not.
@@ -95,6 +97,7 @@ impl<C: Content> Fetch<C> {
             ask_at: None,
             tick_at: now + SLOW_TICK,
             heartbeat_at: now + HEARTBEAT,
+            report_at: None,
             requested: None,
             reported: Reported::default(),
             in_vain: None,
@@ -275,8 +278,8 @@ impl<C: Content> Fetch<C> {
 
     /// When [`Fetch::timeout`] has something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let regular = self.tick_at.min(self.heartbeat_at);
-        self.ask_at.map_or(regular, |at| at.min(regular))
+        let asks = [self.ask_at, self.report_at].into_iter().flatten();
+        asks.fold(self.tick_at.min(self.heartbeat_at), Instant::min)
     }
 
     /// Does what is due.
@@ -292,6 +295,9 @@ impl<C: Content> Fetch<C> {
         }
         if self.ask_at.is_some_and(|at| at <= now) || self.heartbeat_at <= now {
             self.ask(now, out, stats);
+        }
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.send(now, &RequestItems::default(), false, out, stats);
         }
     }
 
@@ -315,6 +321,7 @@ impl<C: Content> Fetch<C> {
             let number = layout.and_then(|layout| layout.number(unit));
             self.passing.at(object, number.unwrap_or(0), next);
         }
+        self.schedule_report(now);
         while let Some(object) = self.passing.left_behind(next) {
             if let Some(open) = self.stock.open.get_mut(&object)
                 && !open.due
@@ -322,6 +329,19 @@ impl<C: Content> Fetch<C> {
                 open.timed = (open.tries == 0).then_some(now);
                 self.ask_soon(now, object);
             }
+        }
+    }
+
+    /// Datagrams have come that the server is to be told of: its rate follows such reports.
+    fn schedule_report(&mut self, now: Instant) {
+        let server = self.servers.current();
+        if self.report_at.is_some() || server.sequence.unreported() < REPORT_DATAGRAMS {
+            return;
+        }
+        let announce = &server.announce;
+        if let Some(interval) = report_interval(self.client, announce.receivers, announce.rate) {
+            let since = self.requested.unwrap_or(now) + interval / 2;
+            self.report_at = Some(soon(since, interval, &mut self.random).max(now));
         }
     }
 

@@ -220,7 +220,7 @@ impl<C: Content> Fetch<C> {
         });
         stats.requests += 1;
         stats.lost += u64::from(lost);
-        self.requested = Some(now);
+        (self.requested, self.report_at) = (Some(now), None);
         let beat = match self.has_lane() {
             true => LANE_HEARTBEAT,
             false => heartbeat(&self.servers.current().announce),
