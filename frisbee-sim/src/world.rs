@@ -44,6 +44,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// Its clients, those that are gone too.
     pub nodes: Vec<Node>,
+    /// How long the servers' disks take for an object at the most.
+    pub disk: Duration,
     /// Who else is on the group.
     pub forgers: Vec<Forger>,
     /// Digest of all that the servers sent, and when.
@@ -75,6 +77,7 @@ impl World {
             actions: 0,
             hosts: Vec::new(),
             nodes: Vec::new(),
+            disk: Duration::from_millis(2),
             forgers: Vec::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             buffer: Vec::new(),
@@ -365,7 +368,7 @@ impl World {
     }
 
     fn work(&mut self, place: usize, object: u32, work: Work) -> Result<(), Broken> {
-        let time = self.hosts[place].begin(place, object, work, &mut self.random)?;
+        let time = self.hosts[place].begin(place, object, work, self.disk, &mut self.random)?;
         let done = Happening::Done(place, object, work);
         self.queue.push(self.now + time, done);
         Ok(())

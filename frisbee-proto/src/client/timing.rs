@@ -17,10 +17,13 @@ pub(super) const REQUEST_GAP: Duration = Duration::from_millis(5);
 /// How often what is outstanding is looked through, at most and at least.
 pub(super) const TICK: Duration = Duration::from_millis(25);
 pub(super) const SLOW_TICK: Duration = Duration::from_millis(250);
-/// A REQUEST without items, at random after the first to twice as long: servers show who is there.
+/// A REQUEST without items: the first one at random within so long, then at random after the first to twice as long.
+/// Servers show who is there.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 /// All clients together send at most about so many of them in a second.
 const HEARTBEATS_PER_SECOND: u32 = 500;
+/// Of so many clients all say that they are done, of more about so many: they often are at the same moment.
+const ENDS: u32 = 1000;
 /// Round trips that a wait is longer by: an answer to the first who asks reaches the others while most still wait.
 const ROUND_TRIPS: u32 = 4;
 /// Longest round trip that is believed for this.
@@ -90,9 +93,61 @@ pub(super) fn heartbeat(announce: &Announce) -> Duration {
     ))
 }
 
+/// Whether a client says that it is done.
+pub(super) fn tells_end(announce: &Announce, random: &mut fastrand::Rng) -> bool {
+    random.u32(..announce.receivers.max(ENDS)) < ENDS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn room(receivers: u32) -> Announce {
+        Announce {
+            rate: 1_000_000_000,
+            cursor: 0,
+            queued: 0,
+            idle: true,
+            promise: [0; 64],
+            request_address: None,
+            time: 0,
+            grtt: 2000,
+            receivers,
+            repairs: Default::default(),
+        }
+    }
+
+    #[test]
+    fn of_very_many_about_a_thousand_say_that_they_are_done() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for (receivers, least, most) in [
+            (0, 0, 0),
+            (700, 700, 700),
+            (1000, 1000, 1000),
+            (50_000, 900, 1100),
+        ] {
+            let ends = (0..receivers)
+                .filter(|_| tells_end(&room(receivers), &mut random))
+                .count();
+            assert!((least..=most).contains(&ends), "{ends} of {receivers}");
+        }
+    }
+
+    #[test]
+    fn however_many_there_are_few_ask_before_the_others_hear_of_it() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for receivers in [1000, 10_000, 1_000_000] {
+            let wait = Duration::from_millis(5);
+            let trip = Duration::from_millis(2);
+            let mut waits: Vec<_> = (0..receivers)
+                .map(|_| backoff(wait, &room(receivers), &mut random))
+                .collect();
+            waits.sort_unstable();
+            let heard = waits[0] + trip;
+            let early = waits.iter().take_while(|&&wait| wait < heard).count();
+            assert!(early <= 40, "{early} of {receivers}");
+        }
+    }
 
     #[test]
     fn timeouts_double_within_their_limits() {

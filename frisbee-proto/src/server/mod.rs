@@ -148,7 +148,9 @@ impl Server {
         self.work += 100;
         let ours = stream == self.stream.number;
         let trip = self.round_trip(now, &head).filter(|_| ours);
-        self.room.report(now, &head, trip);
+        if self.room.report(now, &head, trip) {
+            self.announcer.hurry();
+        }
         if ours {
             self.rate.report(&head, trip);
         }
@@ -371,7 +373,7 @@ impl Server {
             request_address: self.request_address,
             time: self.clock(now),
             grtt: u32::try_from(self.room.grtt().as_micros()).unwrap_or(u32::MAX),
-            receivers: self.room.receivers(),
+            receivers: self.room.tell(),
             repairs,
         };
         let sequence = self.next_sequence();
