@@ -49,6 +49,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// Its clients, those that are gone too.
     pub nodes: Vec<Node>,
+    /// How long the servers' disks take for an object at the most.
+    pub disk: Duration,
     /// Who else is on the group.
     pub forgers: Vec<Forger>,
     /// What everything passes that servers send, if there is such.
@@ -84,6 +86,7 @@ impl World {
             actions: 0,
             hosts: Vec::new(),
             nodes: Vec::new(),
+            disk: Duration::from_millis(2),
             forgers: Vec::new(),
             bottleneck: None,
             priority: Priority::default(),
@@ -414,7 +417,7 @@ impl World {
     }
 
     fn work(&mut self, place: usize, object: u32, work: Work) -> Result<(), Broken> {
-        let time = self.hosts[place].begin(place, object, work, &mut self.random)?;
+        let time = self.hosts[place].begin(place, object, work, self.disk, &mut self.random)?;
         let done = Happening::Done(place, object, work);
         self.queue.push(self.now + time, done);
         Ok(())

@@ -167,7 +167,9 @@ impl Server {
         self.work += 100;
         let ours = stream == self.stream.number;
         let trip = self.round_trip(now, &head).filter(|_| ours);
-        self.room.report(now, &head, trip);
+        if self.room.report(now, &head, trip) {
+            self.announcer.hurry();
+        }
         // From another server's run, or from the future: nothing is taken to be in flight. At worst it is sent twice.
         let heard = if ours {
             let heard = self.expand(sequence);
@@ -401,7 +403,7 @@ impl Server {
             request_address: self.request_address,
             time: self.clock(now),
             grtt: u32::try_from(self.room.grtt().as_micros()).unwrap_or(u32::MAX),
-            receivers: self.room.receivers(),
+            receivers: self.room.tell(),
             repairs,
         };
         let sequence = self.next_sequence();

@@ -27,8 +27,6 @@
 
 mod baseline;
 mod survey;
-#[cfg(test)]
-mod tests;
 mod timeline;
 
 use std::time::{Duration, Instant};
