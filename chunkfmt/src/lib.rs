@@ -17,6 +17,7 @@ mod legacy;
 pub mod manifest;
 mod open;
 pub mod parity;
+pub mod path;
 mod payload;
 mod prefix;
 pub mod relocation;

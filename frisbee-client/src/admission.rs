@@ -97,7 +97,7 @@ impl Admission for Gate {
         }
     }
 
-    fn open_manifest(&mut self, mut object0: Vec<u8>) -> Option<Vec<ObjectInfo>> {
+    fn open_manifest(&mut self, mut object0: Vec<u8>) -> Option<Arc<[ObjectInfo]>> {
         let parsed = Manifest::parse(self.head.take()?, &object0).map_err(Failure::from);
         let judged = parsed.and_then(|(header, manifest)| {
             self.policy.judge_header(&header)?;
@@ -108,10 +108,7 @@ impl Admission for Gate {
                 object0.truncate(HEADER_SIZE);
                 let present = manifest.present();
                 let objects = present
-                    .map(|(_, entry)| ObjectInfo {
-                        blocks: entry.blocks,
-                        root: entry.root,
-                    })
+                    .map(|(_, entry)| ObjectInfo::of_chunk(entry))
                     .collect();
                 self.chunks = manifest.present().map(|(index, _)| index).collect();
                 let accepted = Box::new(Accepted {

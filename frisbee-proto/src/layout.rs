@@ -1,10 +1,13 @@
 //! The order in which an object is sent: every datagram of an object has one number, its *unit*.
 //!
 //! Nodes of level 2 and up come first, from the top; then each node of level 1 just before the 512 blocks that it
-//! covers. Nodes of level 0 have the numbers behind these: they are not part of a whole object, only of repairs.
+//! covers. Nodes of level 0 have the numbers behind these, then come parity blocks: they are not part of a whole object,
+//! only of repairs.
 
 use chunkfmt::GROUP_BLOCKS;
 use chunkfmt::tree::{NODE_CHILDREN, NodeId, Shape};
+
+use crate::ObjectInfo;
 
 /// Blocks that a node of level 1 covers.
 const SEGMENT: u32 = GROUP_BLOCKS * NODE_CHILDREN;
@@ -16,6 +19,8 @@ pub(crate) enum Unit {
     Block(u32),
     /// The children of a tree node.
     Node(NodeId),
+    /// A parity block.
+    Parity(u16),
 }
 
 /// Numbers the units of an object of a given shape.
@@ -28,11 +33,18 @@ pub(crate) struct Layout {
     segments: u32,
     /// Nodes of level 0; none for an object of one block, which proves itself.
     leaves: u32,
+    parity: u16,
 }
 
 impl Layout {
-    /// The layout of an object of 1 to [`crate::MAX_OBJECT_BLOCKS`] blocks.
-    pub(crate) fn new(blocks: u32) -> Option<Self> {
+    /// The layout of an object.
+    pub(crate) fn of(info: &ObjectInfo) -> Option<Self> {
+        let parity = info.parity.map_or(0, |parity| parity.blocks);
+        Self::new(info.blocks, parity)
+    }
+
+    /// The layout of an object of 1 to [`crate::MAX_OBJECT_BLOCKS`] blocks, with so many parity blocks.
+    pub(crate) fn new(blocks: u32, parity: u16) -> Option<Self> {
         let shape = Shape::new(blocks).filter(|_| blocks <= crate::MAX_OBJECT_BLOCKS)?;
         let upper = (2..=shape.top_level())
             .map(|level| shape.nodes(level))
@@ -44,6 +56,7 @@ impl Layout {
             upper,
             segments,
             leaves,
+            parity,
         })
     }
 
@@ -57,9 +70,19 @@ impl Layout {
         self.upper + self.segments + self.shape.blocks()
     }
 
-    /// All units, those of level 0 included.
+    /// All units, those of level 0 and parity blocks included.
     pub(crate) fn units(&self) -> u32 {
+        self.first_parity() + u32::from(self.parity)
+    }
+
+    /// The number of the first parity block; it and all behind it are parity blocks.
+    pub(crate) fn first_parity(&self) -> u32 {
         self.whole() + self.leaves
+    }
+
+    /// Parity blocks that there are.
+    pub(crate) fn parity(&self) -> u16 {
+        self.parity
     }
 
     /// The number of a unit; `None` if the object has no such block or node.
@@ -74,6 +97,9 @@ impl Layout {
                 Some(self.upper + before + block)
             }
             Unit::Block(_) => None,
+            Unit::Parity(index) => {
+                (index < self.parity).then(|| self.first_parity() + u32::from(index))
+            }
             Unit::Node(NodeId { level, index }) if index < self.shape.nodes(level) => match level {
                 0 => (self.leaves > 0).then(|| self.whole() + index),
                 1 => Some(self.upper + index * (SEGMENT + 1)),
@@ -90,9 +116,12 @@ impl Layout {
 
     /// The unit with this number.
     pub(crate) fn unit(&self, number: u32) -> Option<Unit> {
-        if number >= self.whole() {
-            let index = number - self.whole();
-            return (index < self.leaves).then_some(Unit::Node(NodeId { level: 0, index }));
+        if let Some(index) = number.checked_sub(self.first_parity()) {
+            let index = u16::try_from(index).ok()?;
+            return (index < self.parity).then_some(Unit::Parity(index));
+        }
+        if let Some(index) = number.checked_sub(self.whole()) {
+            return Some(Unit::Node(NodeId { level: 0, index }));
         }
         let Some(rest) = number.checked_sub(self.upper) else {
             let mut index = number;
@@ -126,7 +155,7 @@ mod tests {
         for blocks in [
             1, 2, 15, 16, 17, 33, 512, 513, 1024, 1025, 2065, 16384, 16385, 40000,
         ] {
-            let layout = Layout::new(blocks).unwrap();
+            let layout = Layout::new(blocks, 70).unwrap();
             let mut seen_blocks = 0;
             let mut seen_nodes = Vec::new();
             for number in 0..layout.whole() {
@@ -154,6 +183,7 @@ mod tests {
                         );
                         seen_nodes.push(node);
                     }
+                    Unit::Parity(_) => panic!("{unit:?} is part of a whole object"),
                 }
             }
             assert_eq!(seen_blocks, blocks);
@@ -165,9 +195,15 @@ mod tests {
             );
             for number in layout.whole()..layout.units() {
                 let unit = layout.unit(number).unwrap();
-                assert!(matches!(unit, Unit::Node(NodeId { level: 0, .. })));
+                let is_parity = number >= layout.first_parity();
+                match unit {
+                    Unit::Parity(_) => assert!(is_parity),
+                    _ => assert!(!is_parity && matches!(unit, Unit::Node(NodeId { level: 0, .. }))),
+                }
                 assert_eq!(layout.number(unit), Some(number));
             }
+            assert_eq!(layout.units() - layout.first_parity(), 70);
+            assert_eq!(layout.number(Unit::Parity(70)), None);
             assert_eq!(layout.unit(layout.units()), None);
             assert_eq!(layout.number(Unit::Block(blocks)), None);
             assert_eq!(
@@ -179,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_largest_object_has_numbers() {
-        let layout = Layout::new(crate::MAX_OBJECT_BLOCKS).unwrap();
+        let layout = Layout::new(crate::MAX_OBJECT_BLOCKS, 0).unwrap();
         let last = layout.unit(layout.units() - 1).unwrap();
         assert_eq!(
             last,
@@ -188,7 +224,7 @@ mod tests {
                 index: (1 << 24) - 1
             })
         );
-        assert!(Layout::new(crate::MAX_OBJECT_BLOCKS + 1).is_none());
-        assert!(Layout::new(0).is_none());
+        assert!(Layout::new(crate::MAX_OBJECT_BLOCKS + 1, 0).is_none());
+        assert!(Layout::new(0, 0).is_none());
     }
 }

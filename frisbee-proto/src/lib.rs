@@ -21,7 +21,7 @@
 //! #     fn admit(&mut self, head: &[u8; 1024]) -> Option<Admitted> {
 //! #         Some(Admitted { uuid: [7; 16], object_blocks: self.0.blocks, object_root: self.0.root })
 //! #     }
-//! #     fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Vec<ObjectInfo>> { Some(vec![self.0]) }
+//! #     fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Arc<[ObjectInfo]>> { Some([self.0].into()) }
 //! # }
 //! # let object = Arc::new(Loaded::new(vec![1; 40 * 1024]).unwrap());
 //! # let objects = vec![object.info(); 2];
@@ -39,6 +39,10 @@
 //!                 }
 //!             }
 //!             ServerOutput::Load(number) => server.handle_loaded(now, number, Arc::clone(&object)),
+//!             ServerOutput::Encode { object, loaded, blocks } => {
+//!                 let parity = Parity::of(&loaded, blocks).map(Arc::new);
+//!                 server.handle_parity(now, object, parity);
+//!             }
 //!             ServerOutput::Wait(until) => break until,
 //!         }
 //!     };
@@ -75,9 +79,12 @@ pub mod wire;
 
 use chunkfmt::tree::Cv;
 
-pub use client::{Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Event};
+pub use client::{
+    Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Content, Event, Kept,
+    Weightless,
+};
 pub use server::{
-    Image, Loaded, Report, Server, ServerConfig, ServerOutput, ServerStats, Transmit,
+    Image, Loaded, Parity, Server, ServerConfig, ServerOutput, ServerStats, Transmit,
 };
 
 /// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.
@@ -96,6 +103,32 @@ pub struct ObjectInfo {
     pub blocks: u32,
     /// BLAKE3 hash of all the object's bytes.
     pub root: Cv,
+    /// What proves its parity blocks, if it has any.
+    pub parity: Option<ParityInfo>,
+}
+
+/// Number and root of an object's parity blocks, from the signed manifest (`docs/FORMAT.md`, section 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParityInfo {
+    /// Parity blocks that there are; 1 to [`chunkfmt::parity::PARITY_BLOCKS_MAX`].
+    pub blocks: u16,
+    /// BLAKE3 hash of all of them, one after the other.
+    pub root: Cv,
+}
+
+impl ObjectInfo {
+    /// The object of a chunk of which a manifest says this.
+    pub fn of_chunk(entry: &chunkfmt::ChunkEntry) -> Self {
+        let blocks = u16::try_from(entry.parity_blocks).ok();
+        let root = entry.parity_root;
+        Self {
+            blocks: entry.blocks,
+            root: entry.root,
+            parity: blocks
+                .filter(|&blocks| blocks > 0)
+                .map(|blocks| ParityInfo { blocks, root }),
+        }
+    }
 }
 
 /// Why a machine could not be set up.

@@ -22,6 +22,8 @@ pub const MAX_DATAGRAM: usize = 1472;
 pub const MAX_ITEMS: usize = 64;
 /// Objects that the promise of an ANNOUNCE covers.
 pub const PROMISE_OBJECTS: u32 = 512;
+/// Objects whose queued parity blocks an ANNOUNCE names.
+pub const MAX_REPAIRS: usize = 16;
 /// Bytes of an ANNOUNCE.
 pub const ANNOUNCE_SIZE: usize = HEADER_SIZE + size_of::<AnnounceBody>() + BLOCK_SIZE;
 
@@ -29,13 +31,17 @@ const ANNOUNCE: u8 = 1;
 const REQUEST: u8 = 2;
 const DATA: u8 = 3;
 const PROOF: u8 = 4;
+const PARITY: u8 = 5;
+const CHALLENGE: u8 = 6;
 
 const FLAG_IDLE: u32 = 1;
 const FLAG_DONE: u32 = 1;
+const FLAG_UNICAST: u32 = 2;
 
 const ITEM_WHOLE: u8 = 0;
 const ITEM_BLOCKS: u8 = 1;
 const ITEM_NODE: u8 = 2;
+const ITEM_PARITY: u8 = 3;
 
 /// A datagram, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +56,7 @@ pub struct Datagram<'a> {
     pub message: Message<'a>,
 }
 
-/// The four kinds of datagram.
+/// The kinds of datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
     /// The server's state and the image's head.
@@ -61,6 +67,32 @@ pub enum Message<'a> {
     Data(u32, u32, &'a [u8; BLOCK_SIZE]),
     /// The chaining values of one tree node's children, zeros behind them.
     Proof(u32, NodeId, &'a [u8; BLOCK_SIZE]),
+    /// One parity block of an object.
+    Parity(u32, ParityBlock<'a>),
+    /// The token that a client has to repeat to get datagrams of its own: it proves that it is at its address.
+    Challenge(u64),
+}
+
+/// A parity block, with what proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParityBlock<'a> {
+    /// Its number among the object's parity blocks, from 0.
+    pub index: u16,
+    /// Parity blocks of this object that are queued behind it.
+    pub queued: u16,
+    /// The block.
+    pub bytes: &'a [u8; BLOCK_SIZE],
+    /// The values beside the way from the block to the parity root, from the block up; zeros behind them.
+    pub path: &'a [Cv],
+}
+
+/// Parity blocks of one object that a server has queued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repair {
+    /// The object, never 0.
+    pub object: u32,
+    /// Parity blocks that are going to be sent.
+    pub parity: u16,
 }
 
 /// The server's state in an ANNOUNCE.
@@ -78,9 +110,23 @@ pub struct Announce {
     pub promise: [u8; PROMISE_OBJECTS as usize / 8],
     /// Where requests go, if not to the source of this datagram.
     pub request_address: Option<SocketAddr>,
+    /// The server's clock, in microseconds; wraps.
+    pub time: u32,
+    /// The longest round trip to most of the clients, in microseconds.
+    pub grtt: u32,
+    /// Clients that there seem to be.
+    pub receivers: u32,
+    /// Objects that have parity blocks queued, as many as have room; behind them entries of object 0.
+    pub repairs: [Repair; MAX_REPAIRS],
 }
 
 impl Announce {
+    /// Parity blocks of an object that are going to be sent, as far as the ANNOUNCE says.
+    pub fn parity_queued(&self, object: u32) -> u16 {
+        let named = self.repairs.iter().find(|repair| repair.object == object);
+        named.map_or(0, |repair| repair.parity)
+    }
+
     /// Whether an object is going to be sent whole.
     pub fn promises(&self, object: u32) -> bool {
         let Some(place) = object.checked_sub(self.cursor) else {
@@ -107,6 +153,18 @@ pub struct RequestHead {
     pub free_blocks: u32,
     /// Objects that the client has, object 0 included.
     pub objects_done: u32,
+    /// Those of them that it has done with: they are on its disk.
+    pub objects_written: u32,
+    /// Of the missing datagrams, those that its own system dropped because it was busy.
+    pub dropped: u32,
+    /// Blocks that passed since the last REQUEST while it had no buffer free.
+    pub no_buffer: u32,
+    /// The [`Announce::time`] heard last, and the microseconds that have passed since; `None` if there is none.
+    pub echo: Option<(u32, u32)>,
+    /// Datagrams shall be sent to this client alone; see [`Message::Challenge`].
+    pub unicast: bool,
+    /// The token of the last CHALLENGE, or 0.
+    pub token: u64,
 }
 
 /// One thing that a client asks for.
@@ -133,15 +191,23 @@ pub enum Item<'a> {
         /// The node.
         node: NodeId,
     },
+    /// Any parity blocks that were not sent before what this client has heard.
+    Parity {
+        /// The object.
+        object: u32,
+        /// How many, at least 1.
+        count: u16,
+    },
 }
 
 impl Item<'_> {
     /// The object asked for.
     pub fn object(&self) -> u32 {
         match *self {
-            Self::Whole { object } | Self::Blocks { object, .. } | Self::Node { object, .. } => {
-                object
-            }
+            Self::Whole { object }
+            | Self::Blocks { object, .. }
+            | Self::Node { object, .. }
+            | Self::Parity { object, .. } => object,
         }
     }
 }
@@ -187,19 +253,40 @@ struct AnnounceBody {
     port: U16,
     address: [u8; 16],
     promise: [u8; PROMISE_OBJECTS as usize / 8],
+    time: U32,
+    grtt: U32,
+    receivers: U32,
+    repairs: [RepairEntry; MAX_REPAIRS],
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RepairEntry {
+    object: U32,
+    parity: U16,
+    reserved: U16,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 struct RequestBody {
     client: U64,
+    token: U64,
     flags: U32,
     received: U32,
     lost: U32,
+    dropped: U32,
+    no_buffer: U32,
     free_blocks: U32,
     objects_done: U32,
+    objects_written: U32,
+    echo: U32,
+    held: U32,
     items: U32,
 }
+
+/// [`RequestBody::held`] of a client that has heard no ANNOUNCE.
+const NOT_HEARD: u32 = u32::MAX;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -240,6 +327,27 @@ pub fn decode(bytes: &[u8]) -> Result<Datagram<'_>, DecodeError> {
         }
         DATA => Message::Data(object, position, block()?),
         PROOF => Message::Proof(object, node_at(position), block()?),
+        PARITY => {
+            let (bytes, path) = body.split_first_chunk().ok_or(length)?;
+            let (path, []) = path.as_chunks() else {
+                return Err(length);
+            };
+            let [a, b, c, d] = position.to_le_bytes();
+            let (index, queued) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+            Message::Parity(
+                object,
+                ParityBlock {
+                    index,
+                    queued,
+                    bytes,
+                    path,
+                },
+            )
+        }
+        CHALLENGE => {
+            let token = body.try_into().map_err(|_| length)?;
+            Message::Challenge(u64::from_le_bytes(token))
+        }
         other => return Err(DecodeError::Type(other)),
     };
     Ok(Datagram {
@@ -266,6 +374,13 @@ impl AnnounceBody {
             idle: self.flags.get() & FLAG_IDLE != 0,
             promise: self.promise,
             request_address: address.map(|address| SocketAddr::new(address, self.port.get())),
+            time: self.time.get(),
+            grtt: self.grtt.get(),
+            receivers: self.receivers.get(),
+            repairs: self.repairs.map(|entry| Repair {
+                object: entry.object.get(),
+                parity: entry.parity.get(),
+            }),
         })
     }
 }
@@ -279,6 +394,12 @@ impl RequestBody {
             lost: self.lost.get(),
             free_blocks: self.free_blocks.get(),
             objects_done: self.objects_done.get(),
+            objects_written: self.objects_written.get(),
+            dropped: self.dropped.get(),
+            no_buffer: self.no_buffer.get(),
+            echo: (self.held.get() != NOT_HEARD).then(|| (self.echo.get(), self.held.get())),
+            unicast: self.flags.get() & FLAG_UNICAST != 0,
+            token: self.token.get(),
         }
     }
 }
@@ -310,6 +431,13 @@ fn decode_items(
             (ITEM_NODE, []) => Item::Node {
                 object,
                 node: node_at(position),
+            },
+            (ITEM_PARITY, []) => Item::Parity {
+                object,
+                count: u16::try_from(position)
+                    .ok()
+                    .filter(|&count| count > 0)
+                    .ok_or(DecodeError::Field("the number of parity blocks"))?,
             },
             _ => return Err(DecodeError::Field("an item")),
         });
@@ -387,6 +515,29 @@ impl Stream {
         out.resize(end, 0);
     }
 
+    /// Appends a PARITY datagram, whose path has room for `depth` values: as many as the longest one of the object has.
+    pub fn parity(
+        &self,
+        out: &mut Vec<u8>,
+        sequence: u32,
+        object: u32,
+        block: &ParityBlock<'_>,
+        depth: usize,
+    ) {
+        let end = out.len() + SEGMENT_SIZE + depth * size_of::<Cv>();
+        let position = u32::from(block.queued) << 16 | u32::from(block.index);
+        out.extend_from_slice(self.header(PARITY, sequence, object, position).as_bytes());
+        out.extend_from_slice(block.bytes);
+        out.extend_from_slice(block.path.as_flattened());
+        out.resize(end, 0);
+    }
+
+    /// A CHALLENGE datagram: shorter than any REQUEST, so that whoever gives a false address gains nothing.
+    pub fn challenge(&self, token: u64) -> Vec<u8> {
+        let header = self.header(CHALLENGE, 0, 0, 0);
+        [header.as_bytes(), &token.to_le_bytes()].concat()
+    }
+
     /// Appends an ANNOUNCE datagram.
     pub fn announce(
         &self,
@@ -416,6 +567,14 @@ impl Stream {
             port: port.into(),
             address,
             promise: announce.promise,
+            time: announce.time.into(),
+            grtt: announce.grtt.into(),
+            receivers: announce.receivers.into(),
+            repairs: announce.repairs.map(|repair| RepairEntry {
+                object: repair.object.into(),
+                parity: repair.parity.into(),
+                reserved: 0.into(),
+            }),
         };
         out.extend_from_slice(self.header(ANNOUNCE, sequence, 0, 0).as_bytes());
         out.extend_from_slice(body.as_bytes());
@@ -443,6 +602,7 @@ impl RequestItems {
             Item::Whole { .. } => (ITEM_WHOLE, 0, &[]),
             Item::Blocks { first, bitmap, .. } => (ITEM_BLOCKS, first, bitmap),
             Item::Node { node, .. } => (ITEM_NODE, node_position(node), &[]),
+            Item::Parity { count, .. } => (ITEM_PARITY, count.into(), &[]),
         };
         let Ok(length) = u16::try_from(bitmap.len()) else {
             return false;
@@ -473,13 +633,22 @@ impl RequestItems {
 
     /// The REQUEST with these items.
     pub fn encode(&self, stream: &Stream, sequence: u32, head: &RequestHead) -> Vec<u8> {
+        let done = if head.done { FLAG_DONE } else { 0 };
+        let unicast = if head.unicast { FLAG_UNICAST } else { 0 };
+        let (echo, held) = head.echo.unwrap_or((0, NOT_HEARD));
         let body = RequestBody {
             client: head.client.into(),
-            flags: (if head.done { FLAG_DONE } else { 0 }).into(),
+            token: head.token.into(),
+            flags: (done | unicast).into(),
             received: head.received.into(),
             lost: head.lost.into(),
+            dropped: head.dropped.into(),
+            no_buffer: head.no_buffer.into(),
             free_blocks: head.free_blocks.into(),
             objects_done: head.objects_done.into(),
+            objects_written: head.objects_written.into(),
+            echo: echo.into(),
+            held: held.into(),
             items: self.count.into(),
         };
         let header = stream.header(REQUEST, sequence, 0, 0);

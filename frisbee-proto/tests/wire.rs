@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use chunkfmt::tree::NodeId;
 use frisbee_proto::wire::{
-    self, ANNOUNCE_SIZE, Announce, DecodeError, HEADER_SIZE, Item, MAX_ITEMS, Message, RequestHead,
-    RequestItems, SEGMENT_SIZE, Stream,
+    self, ANNOUNCE_SIZE, Announce, DecodeError, HEADER_SIZE, Item, MAX_ITEMS, MAX_REPAIRS, Message,
+    ParityBlock, Repair, RequestHead, RequestItems, SEGMENT_SIZE, Stream,
 };
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn address() -> impl Strategy<Value = Option<SocketAddr>> {
 
 fn item() -> impl Strategy<Value = (u8, u32, u32, Vec<u8>)> {
     (
-        0u8..3,
+        0u8..4,
         any::<u32>(),
         any::<u32>(),
         prop::collection::vec(any::<u8>(), 1..300),
@@ -37,6 +37,10 @@ fn as_item(parts: &(u8, u32, u32, Vec<u8>)) -> Item<'_> {
             object,
             first: position,
             bitmap,
+        },
+        2 => Item::Parity {
+            object,
+            count: u16::try_from(position & 0xffff).unwrap().max(1),
         },
         _ => Item::Node {
             object,
@@ -55,9 +59,12 @@ proptest! {
         promise in prop::collection::vec(any::<u8>(), 64),
         request_address in address(),
         (sequence, fill) in any::<(u32, u8)>(),
+        (time, grtt, receivers) in any::<(u32, u32, u32)>(),
+        repairs in any::<[(u32, u16); MAX_REPAIRS]>(),
     ) {
         let promise = promise.try_into().unwrap();
-        let announce = Announce { rate, cursor, queued, idle, promise, request_address };
+        let repairs = repairs.map(|(object, parity)| Repair { object, parity });
+        let announce = Announce { rate, cursor, queued, idle, promise, request_address, time, grtt, receivers, repairs };
         let mut bytes = Vec::new();
         STREAM.announce(&mut bytes, sequence, &announce, &[fill; 1024]);
         prop_assert_eq!(bytes.len(), ANNOUNCE_SIZE);
@@ -70,9 +77,14 @@ proptest! {
     fn requests_come_back_and_hold_what_fits(
         (client, done, received, lost) in any::<(u64, bool, u32, u32)>(),
         (free_blocks, objects_done, sequence) in any::<(u32, u32, u32)>(),
+        (objects_written, dropped, no_buffer) in any::<(u32, u32, u32)>(),
+        echo in prop::option::of((any::<u32>(), 0..u32::MAX)),
+        (unicast, token) in any::<(bool, u64)>(),
         parts in prop::collection::vec(item(), 0..80),
     ) {
-        let head = RequestHead { client, done, received, lost, free_blocks, objects_done };
+        let head = RequestHead {
+            client, done, received, lost, free_blocks, objects_done, objects_written, dropped, no_buffer, echo, unicast, token,
+        };
         let mut items = RequestItems::default();
         let taken: Vec<Item<'_>> = parts.iter().map(as_item).take_while(|item| items.push(item)).collect();
         prop_assert!(taken.len() <= MAX_ITEMS);
@@ -101,7 +113,29 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..1600), kind in 0u8..6) {
+    fn parity_blocks_and_challenges_come_back(
+        (sequence, object, index, queued, fill, token) in any::<(u32, u32, u16, u16, u8, u64)>(),
+        (depth, shorter) in (0usize..=12, 0usize..=12),
+    ) {
+        let path = vec![[fill; 32]; depth];
+        let given = &path[..depth.saturating_sub(shorter)];
+        let block = ParityBlock { index, queued, bytes: &[fill; 1024], path: given };
+        let mut bytes = Vec::new();
+        STREAM.parity(&mut bytes, sequence, object, &block, depth);
+        prop_assert_eq!(bytes.len(), SEGMENT_SIZE + 32 * depth);
+        prop_assert!(bytes.len() <= wire::MAX_DATAGRAM);
+        let mut padded = given.to_vec();
+        padded.resize(depth, [0; 32]);
+        let expected = ParityBlock { path: &padded, ..block };
+        prop_assert_eq!(wire::decode(&bytes).unwrap().message, Message::Parity(object, expected));
+        let challenge = STREAM.challenge(token);
+        prop_assert_eq!(wire::decode(&challenge).unwrap().message, Message::Challenge(token));
+        let request = RequestItems::default().encode(&STREAM, 0, &RequestHead::default());
+        prop_assert!(challenge.len() <= request.len());
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..1600), kind in 0u8..8) {
         let _ = wire::decode(&bytes);
         let mut plausible = bytes;
         if let [version, second, ..] = plausible.as_mut_slice() {
@@ -163,6 +197,10 @@ fn the_documented_request_is_what_is_sent() {
         object: 6,
         node: NodeId { level: 1, index: 2 }
     }));
+    assert!(items.push(&Item::Parity {
+        object: 5,
+        count: 9
+    }));
     let head = RequestHead {
         client: 0x0102_0304,
         done: false,
@@ -170,14 +208,22 @@ fn the_documented_request_is_what_is_sent() {
         lost: 10,
         free_blocks: 4096,
         objects_done: 5,
+        objects_written: 4,
+        dropped: 3,
+        no_buffer: 2,
+        echo: Some((0x0a0b_0c0d, 1500)),
+        unicast: false,
+        token: 0,
     };
     let bytes = items.encode(&STREAM, 0x11, &head);
     let documented = "
         01 02 34 12 11 00 00 00 ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab 00 00 00 00 00 00 00 00
-        04 03 02 01 00 00 00 00 00 00 00 00 e8 03 00 00 0a 00 00 00 00 10 00 00 05 00 00 00 03 00 00 00
+        04 03 02 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 e8 03 00 00 0a 00 00 00 03 00 00 00
+        02 00 00 00 00 10 00 00 05 00 00 00 04 00 00 00 0d 0c 0b 0a dc 05 00 00 04 00 00 00
         07 00 00 00 00 00 00 00 00 00 00 00
         06 00 00 00 03 00 00 00 01 00 01 00 05
-        06 00 00 00 02 00 00 01 02 00 00 00";
+        06 00 00 00 02 00 00 01 02 00 00 00
+        05 00 00 00 09 00 00 00 03 00 00 00";
     let documented: Vec<u8> = documented
         .split_whitespace()
         .map(|hex| u8::from_str_radix(hex, 16).unwrap())

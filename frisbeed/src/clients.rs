@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use frisbee_proto::Report;
+use frisbee_proto::wire::RequestHead;
 
 /// A client that has said nothing for this long is no longer shown.
 const MEMORY: Duration = Duration::from_secs(10);
@@ -14,7 +14,7 @@ const CLIENTS_MAX: usize = 4096;
 /// What recent requests said about their senders.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
-    heard: HashMap<u64, (Instant, Report)>,
+    heard: HashMap<u64, (Instant, RequestHead)>,
     done: u64,
 }
 
@@ -31,7 +31,7 @@ pub(crate) struct Summary {
 
 impl Clients {
     /// Notes what a request said.
-    pub(crate) fn note(&mut self, now: Instant, report: Report) {
+    pub(crate) fn note(&mut self, now: Instant, report: RequestHead) {
         let known = self.heard.contains_key(&report.client);
         if known || self.heard.len() < CLIENTS_MAX {
             let before = self.heard.insert(report.client, (now, report));
@@ -63,14 +63,12 @@ impl Clients {
 mod tests {
     use super::*;
 
-    fn report(client: u64, objects_done: u32, done: bool) -> Report {
-        Report {
+    fn report(client: u64, objects_done: u32, done: bool) -> RequestHead {
+        RequestHead {
             client,
             done,
-            received: 0,
-            lost: 0,
-            free_blocks: 0,
             objects_done,
+            ..RequestHead::default()
         }
     }
 

@@ -1,14 +1,15 @@
 //! The loop: waits for a request, a loaded object, a deadline or a signal, tells the machine, does what it says.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use frisbee_cli::{Exit, Failure};
-use frisbee_proto::{Server, ServerOutput};
+use frisbee_proto::{Loaded, Server, ServerOutput};
 use frisbee_udp::{BATCH_BYTES_MAX, RecvBatch, ServerSocket};
 use tokio::time::sleep_until;
 
-use crate::reader::{Reader, Reply};
+use crate::reader::{Job, Reader, Reply};
 use crate::signals::Signals;
 use crate::status::Status;
 
@@ -71,7 +72,12 @@ impl Drive {
                 Wake::Requests(Err(error)) => self
                     .status
                     .trouble(now, &format!("cannot receive requests: {error}")),
-                Wake::Loaded(reply) => self.take_object(now, reply.ok_or_else(reader_ended)?),
+                Wake::Loaded(reply) => match reply.ok_or_else(reader_ended)? {
+                    Reply::Loaded(object, loaded) => self.take_object(now, object, loaded),
+                    Reply::Encoded(object, parity) => {
+                        self.server.handle_parity(now, object, parity);
+                    }
+                },
                 Wake::Deadline => {}
                 Wake::Signal => break,
             }
@@ -99,10 +105,13 @@ impl Drive {
                     }
                 }
                 ServerOutput::Load(object) => {
-                    if !self.reader.request(object) {
-                        return Err(reader_ended());
-                    }
+                    self.have_done(Job::Load(object))?;
                 }
+                ServerOutput::Encode {
+                    object,
+                    loaded,
+                    blocks,
+                } => self.have_done(Job::Encode(object, loaded, blocks))?,
                 ServerOutput::Wait(until) => {
                     let deadlines = [until, Some(self.status.due()), self.exit_at()];
                     return Ok(deadlines.into_iter().flatten().min().unwrap_or(now));
@@ -124,7 +133,14 @@ impl Drive {
         }
     }
 
-    fn take_object(&mut self, now: Instant, (object, loaded): Reply) {
+    fn have_done(&self, job: Job) -> Result<(), Failure> {
+        match self.reader.request(job) {
+            true => Ok(()),
+            false => Err(reader_ended()),
+        }
+    }
+
+    fn take_object(&mut self, now: Instant, object: u32, loaded: io::Result<Arc<Loaded>>) {
         let what = match loaded {
             Ok(loaded) => {
                 let failures = self.server.stats().load_failures;

@@ -63,11 +63,11 @@ impl ImageFile {
         let first = ObjectInfo {
             blocks: manifest.head.object_blocks,
             root: manifest.head.object_root,
+            parity: None,
         };
-        let chunks = manifest.present().map(|(_, entry)| ObjectInfo {
-            blocks: entry.blocks,
-            root: entry.root,
-        });
+        let chunks = manifest
+            .present()
+            .map(|(_, entry)| ObjectInfo::of_chunk(entry));
         Image {
             uuid: manifest.head.uuid().into_bytes(),
             head: self.head.clone(),

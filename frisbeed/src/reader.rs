@@ -1,21 +1,36 @@
-//! The thread that reads and hashes objects, so that a slow disk never delays what is being sent.
+//! The thread that reads and hashes objects and computes their parity, so that a slow disk never delays what is being sent.
 
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use frisbee_proto::Loaded;
+use frisbee_proto::{Loaded, Parity};
 use tokio::sync::mpsc as async_mpsc;
 
 use crate::image::ImageFile;
 
-/// An object that was asked for, or why it cannot be had.
-pub(crate) type Reply = (u32, io::Result<Arc<Loaded>>);
+/// What the thread is to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Read this object.
+    Load(u32),
+    /// Compute so many parity blocks of an object.
+    Encode(u32, Arc<Loaded>, u16),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// An object, or why it cannot be had.
+    Loaded(u32, io::Result<Arc<Loaded>>),
+    /// Its parity blocks, if there is a code for so many.
+    Encoded(u32, Option<Arc<Parity>>),
+}
 
 /// Asks the thread and hears from it. The protocol machine bounds how much is asked for at a time.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    requests: mpsc::Sender<u32>,
+    requests: mpsc::Sender<Job>,
     replies: async_mpsc::UnboundedReceiver<Reply>,
 }
 
@@ -27,11 +42,16 @@ impl Reader {
         thread::Builder::new()
             .name("reader".into())
             .spawn(move || {
-                for object in wanted {
-                    if reply
-                        .send((object, image.load(object).map(Arc::new)))
-                        .is_err()
-                    {
+                for job in wanted {
+                    let done = match job {
+                        Job::Load(object) => {
+                            Reply::Loaded(object, image.load(object).map(Arc::new))
+                        }
+                        Job::Encode(object, loaded, blocks) => {
+                            Reply::Encoded(object, Parity::of(&loaded, blocks).map(Arc::new))
+                        }
+                    };
+                    if reply.send(done).is_err() {
                         break;
                     }
                 }
@@ -39,9 +59,9 @@ impl Reader {
         Ok(Self { requests, replies })
     }
 
-    /// Asks for an object; the answer comes from [`Reader::reply`]. `false` if the thread has ended.
-    pub(crate) fn request(&self, object: u32) -> bool {
-        self.requests.send(object).is_ok()
+    /// Has something done; the answer comes from [`Reader::reply`]. `false` if the thread has ended.
+    pub(crate) fn request(&self, job: Job) -> bool {
+        self.requests.send(job).is_ok()
     }
 
     /// Waits for the next answer. `None` if the thread has ended.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::units;
-use frisbee_proto::{Report, Server};
+use frisbee_proto::Server;
+use frisbee_proto::wire::RequestHead;
 use frisbee_udp::{Group, Interface, Throttle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -100,7 +101,7 @@ impl Status {
     }
 
     /// A request was understood.
-    pub(crate) fn request(&mut self, now: Instant, report: Report) {
+    pub(crate) fn request(&mut self, now: Instant, report: RequestHead) {
         self.clients.note(now, report);
     }
 
@@ -135,6 +136,7 @@ impl Status {
                 "rate": server.rate(),
                 "blocks": stats.blocks,
                 "repair_blocks": stats.repair_blocks,
+                "parity_blocks": stats.parity_blocks,
                 "requests": stats.requests,
                 "rejected": stats.rejected,
                 "load_failures": stats.load_failures,
@@ -161,15 +163,16 @@ impl Status {
         let stats = server.stats();
         self.spinner.finish_and_clear();
         let per_byte = ratio(
-            stats.blocks.saturating_mul(chunkfmt::BLOCK_SIZE as u64),
+            (stats.blocks + stats.parity_blocks).saturating_mul(chunkfmt::BLOCK_SIZE as u64),
             self.object_bytes,
         );
         let elapsed = self.progress.elapsed();
         let summary = format!(
-            "frisbeed: sent {} in {:.1} s: {per_byte:.3} bytes of data per byte of image, {} repair blocks, {} requests",
+            "frisbeed: sent {} in {:.1} s: {per_byte:.3} bytes of data per byte of image, {} repair blocks, {} of parity, {} requests",
             units::size(stats.wire_bytes),
             elapsed.as_secs_f64(),
             stats.repair_blocks,
+            stats.parity_blocks,
             stats.requests,
         );
         let fields = json!({
@@ -177,6 +180,7 @@ impl Status {
             "datagrams": stats.datagrams,
             "blocks": stats.blocks,
             "repair_blocks": stats.repair_blocks,
+            "parity_blocks": stats.parity_blocks,
             "proofs": stats.proofs,
             "announces": stats.announces,
             "requests": stats.requests,

@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 
 use chunkfmt::BLOCK_SIZE;
 
+use super::content::Content;
 use super::object::Outcome;
 use super::passing::Passing;
 use super::servers::{Heard, Servers};
 use super::slow::Yield;
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED, STUCK, TICK,
-    soon,
+    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED,
+    STUCK, TICK, backoff, soon,
 };
-use super::{ClientOutput, ClientStats, Event};
+use super::{ClientOutput, ClientStats, Event, Part};
 use crate::layout::{Layout, Unit};
 use crate::wire::{Announce, RequestItems};
 
@@ -32,11 +33,18 @@ struct Asked {
     due: bool,
 }
 
+/// Counters at the time of the last REQUEST.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reported {
+    receive_drops: u64,
+    no_buffer: u64,
+}
+
 #[derive(Debug)]
-pub(super) struct Fetch {
+pub(super) struct Fetch<C: Content> {
     pub(super) uuid: [u8; 16],
     pub(super) head: Box<[u8; BLOCK_SIZE]>,
-    pub(super) stock: Stock,
+    pub(super) stock: Stock<C>,
     servers: Servers,
     /// Nothing but object 0 is asked for.
     held: bool,
@@ -51,6 +59,7 @@ pub(super) struct Fetch {
     tick_at: Instant,
     heartbeat_at: Instant,
     requested: Option<Instant>,
+    reported: Reported,
     /// Since when something proven should have come from the server being asked, and has not.
     in_vain: Option<Instant>,
     yields: Yield,
@@ -58,12 +67,12 @@ pub(super) struct Fetch {
     proven: Instant,
 }
 
-impl Fetch {
+impl<C: Content> Fetch<C> {
     pub(super) fn new(
         now: Instant,
         uuid: [u8; 16],
         head: &[u8; BLOCK_SIZE],
-        stock: Stock,
+        stock: Stock<C>,
         servers: Servers,
         held: bool,
         mut random: fastrand::Rng,
@@ -83,6 +92,7 @@ impl Fetch {
             tick_at: now + SLOW_TICK,
             heartbeat_at: now + HEARTBEAT,
             requested: None,
+            reported: Reported::default(),
             in_vain: None,
             yields: Yield::default(),
             proven: now,
@@ -128,10 +138,14 @@ impl Fetch {
             Heard::Current => {}
         }
         self.moved(now, None);
+        let announce = &self.servers.current().announce;
         for (&object, asked) in &mut self.asked {
-            if self.servers.current().announce.promises(object) {
+            if announce.promises(object) {
                 asked.at = now;
             }
+        }
+        for (&object, open) in &mut self.stock.open {
+            open.parity_queued = announce.parity_queued(object);
         }
         if idle {
             self.queue_is_empty(now);
@@ -140,18 +154,18 @@ impl Fetch {
         false
     }
 
-    /// Takes a block or the children of a node. Returns the object if it is complete now.
-    pub(super) fn unit(
+    /// Takes a block, the children of a node, or a parity block. Returns the object if it is complete now.
+    pub(super) fn take(
         &mut self,
         now: Instant,
         from: SocketAddr,
         (stream, sequence): (u16, u32),
-        (object, unit): (u32, Unit),
-        payload: &[u8; BLOCK_SIZE],
+        (object, part): (u32, Part<'_>),
         stats: &mut ClientStats,
     ) -> Option<u32> {
-        if self.servers.take(from, stream, sequence) {
-            self.moved(now, Some((object, unit)));
+        let moved = self.servers.take(from, stream, sequence);
+        if moved {
+            self.moved(now, Some((object, part.unit())));
         }
         let (open, opened) = match self.stock.place(now, object) {
             Ok(found) => found,
@@ -166,10 +180,18 @@ impl Fetch {
         };
         let before = open.incoming.forged();
         let proven_before = open.incoming.proven_blocks();
-        let outcome = match unit {
-            Unit::Block(block) => open.incoming.block(block, payload),
-            Unit::Node(node) => open.incoming.node(node, payload),
+        let restored_before = open.incoming.restored();
+        let outcome = match part {
+            Part::Block(block, payload) => open.incoming.block(block, payload),
+            Part::Node(node, payload) => open.incoming.node(node, payload),
+            Part::Parity(block) => {
+                if moved {
+                    open.parity_queued = block.queued;
+                }
+                open.incoming.parity(&block)
+            }
         };
+        stats.restored += u64::from(open.incoming.restored() - restored_before);
         stats.forged += open.incoming.forged() - before;
         let proven = open.incoming.proven_blocks() - proven_before;
         stats.proven += u64::from(proven);
@@ -180,7 +202,7 @@ impl Fetch {
         let suspect = matches!(outcome, Outcome::Suspect | Outcome::Forged);
         match outcome {
             Outcome::New | Outcome::Suspect => {
-                stats.blocks += u64::from(matches!(unit, Unit::Block(_)));
+                stats.blocks += u64::from(!matches!(part, Part::Node(..)));
                 if let Some(asked) = open.timed.take() {
                     self.trip.sample(now.saturating_duration_since(asked));
                 }
@@ -254,7 +276,7 @@ impl Fetch {
         let next = self.servers.current().sequence.next();
         if let Some((object, unit)) = with {
             self.servers.current_mut().passing(object);
-            let layout = Layout::new(self.stock.blocks(object));
+            let layout = self.stock.info(object).and_then(Layout::of);
             let number = layout.and_then(|layout| layout.number(unit));
             self.passing.at(object, number.unwrap_or(0), next);
         }
@@ -284,8 +306,7 @@ impl Fetch {
             (asked.due, due) = (true, true);
         }
         if due {
-            let at = soon(now, REPAIR_WAIT, &mut self.random);
-            self.schedule(at);
+            self.schedule_repair(now);
         }
     }
 
@@ -294,8 +315,14 @@ impl Fetch {
         if let Some(open) = self.stock.open.get_mut(&object) {
             open.due = true;
         }
-        let at = soon(now, REPAIR_WAIT, &mut self.random);
-        self.schedule(at);
+        self.schedule_repair(now);
+    }
+
+    /// What is due is asked for soon, unless somebody else does before.
+    fn schedule_repair(&mut self, now: Instant) {
+        let announce = &self.servers.current().announce;
+        let wait = backoff(REPAIR_WAIT, announce, &mut self.random);
+        self.schedule(now + REPAIR_LEAST + wait);
     }
 
     /// Looks through what is outstanding. True if requests go to another server now.
@@ -334,7 +361,7 @@ impl Fetch {
         }
         self.tick_at = next.max(now + TICK);
         if due {
-            let at = soon(now, 0..REPAIR_WAIT.start, &mut self.random);
+            let at = soon(now, REPAIR_LEAST, &mut self.random);
             self.schedule(at);
         }
         self.refill(now);
@@ -366,10 +393,9 @@ impl Fetch {
         self.passing = Passing::default();
         self.asked.clear();
         for open in self.stock.open.values_mut() {
-            (open.due, open.tries) = (true, 0);
+            (open.due, open.tries, open.parity_queued) = (true, 0, 0);
         }
-        let at = soon(now, REPAIR_WAIT, &mut self.random);
-        self.schedule(at);
+        self.schedule_repair(now);
         self.refill(now);
         true
     }

@@ -1,6 +1,7 @@
 //! The client: chooses an image, takes and verifies every block that passes, and asks for what it lacks.
 
 mod avoided;
+mod content;
 mod fetch;
 mod object;
 mod passing;
@@ -13,17 +14,19 @@ mod timing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chunkfmt::BLOCK_SIZE;
-use chunkfmt::tree::Cv;
+use chunkfmt::tree::{Cv, NodeId};
 
 use self::avoided::AvoidedImages;
+pub use self::content::{Content, Kept, Weightless};
 use self::fetch::Fetch;
 use self::servers::Servers;
 use self::stock::Stock;
 use crate::layout::Unit;
-use crate::wire::{self, Announce, Datagram, Message};
+use crate::wire::{self, Announce, Datagram, Message, ParityBlock};
 use crate::{MAX_OBJECT_BLOCKS, ObjectInfo};
 
 /// Heads judged in one second: signature checks of a flood of forged ANNOUNCEs stay below 5 % of a processor.
@@ -50,7 +53,7 @@ pub trait Admission {
     /// Takes object 0, which has the root that [`Admission::admit`] returned last, and returns the objects of all chunks in
     /// order (object 1 is the first of them). `None` if it is not understood: the client then gives up with
     /// [`Event::ManifestRefused`]. Called at most once.
-    fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Vec<ObjectInfo>>;
+    fn open_manifest(&mut self, object0: Vec<u8>) -> Option<Arc<[ObjectInfo]>>;
 }
 
 /// How a client behaves.
@@ -137,10 +140,12 @@ pub struct ClientStats {
     pub foreign: u64,
     /// ANNOUNCEs with a head that was not admitted, or not looked at because there were too many.
     pub refused_heads: u64,
-    /// Blocks kept.
+    /// Blocks kept, those of parity included.
     pub blocks: u64,
-    /// Blocks proven, in whole groups: what a liar cannot make up.
+    /// Blocks proven, in whole groups, and parity blocks: what a liar cannot make up.
     pub proven: u64,
+    /// Blocks computed with the help of parity.
+    pub restored: u64,
     /// Blocks and proofs already there.
     pub duplicates: u64,
     /// Blocks that passed while no buffer was free.
@@ -163,14 +168,15 @@ pub struct ClientStats {
 
 /// The client of one image. See the crate's documentation for the contract.
 ///
-/// Memory, whatever is sent at it: the credit (or one object, if that is larger), at worst 7 % of it for proofs,
-/// 1 KiB for each open object, object 0 up to its limit, and 40 bytes for each object of the image.
+/// Memory, whatever is sent at it: the credit (or one object, if that is larger), at worst 7 % of it for proofs and as
+/// much for parity as the image has (an eighth usually), 1 KiB for each open object, object 0 up to its limit, and 80
+/// bytes for each object of the image.
 #[derive(Debug)]
-pub struct Client<A> {
+pub struct Client<A, C: Content = Kept> {
     admission: A,
     config: ClientConfig,
     random: fastrand::Rng,
-    phase: Phase,
+    phase: Phase<C>,
     out: VecDeque<ClientOutput>,
     avoided: AvoidedImages,
     /// Start of the second in which heads are counted, and how many there were.
@@ -178,12 +184,30 @@ pub struct Client<A> {
     stats: ClientStats,
 }
 
+/// Something of an object that has come.
+#[derive(Clone, Copy, Debug)]
+enum Part<'a> {
+    Block(u32, &'a [u8; BLOCK_SIZE]),
+    Node(NodeId, &'a [u8; BLOCK_SIZE]),
+    Parity(ParityBlock<'a>),
+}
+
+impl Part<'_> {
+    fn unit(&self) -> Unit {
+        match *self {
+            Self::Block(block, _) => Unit::Block(block),
+            Self::Node(node, _) => Unit::Node(node),
+            Self::Parity(block) => Unit::Parity(block.index),
+        }
+    }
+}
+
 #[derive(Debug)]
-enum Phase {
+enum Phase<C: Content> {
     /// No ANNOUNCE was admitted yet.
     Choosing,
     /// An image is chosen.
-    Fetching(Box<Fetch>),
+    Fetching(Box<Fetch<C>>),
     /// Finished, or given up.
     Over,
 }
@@ -191,6 +215,13 @@ enum Phase {
 impl<A: Admission> Client<A> {
     /// A client that waits for an ANNOUNCE with a head that `admission` admits.
     pub fn new(now: Instant, config: ClientConfig, admission: A) -> Self {
+        Self::with_content(now, config, admission)
+    }
+}
+
+impl<A: Admission, C: Content> Client<A, C> {
+    /// As [`Client::new`], for another [`Content`] than [`Kept`].
+    pub fn with_content(now: Instant, config: ClientConfig, admission: A) -> Self {
         let random = fastrand::Rng::with_seed(config.seed);
         let (out, stats) = (VecDeque::new(), ClientStats::default());
         Self {
@@ -226,12 +257,12 @@ impl<A: Admission> Client<A> {
         let Phase::Fetching(fetch) = &mut self.phase else {
             return;
         };
-        let (object, unit, payload) = match message {
+        let (object, part) = match message {
             _ if uuid != fetch.uuid => {
                 self.stats.foreign += 1;
                 return;
             }
-            Message::Request(..) => {
+            Message::Request(..) | Message::Challenge(_) => {
                 self.stats.foreign += 1;
                 return;
             }
@@ -247,17 +278,18 @@ impl<A: Admission> Client<A> {
                 }
                 return;
             }
-            Message::Data(object, block, payload) => (object, Unit::Block(block), payload),
-            Message::Proof(object, node, payload) => (object, Unit::Node(node), payload),
+            Message::Data(object, block, payload) => (object, Part::Block(block, payload)),
+            Message::Proof(object, node, payload) => (object, Part::Node(node, payload)),
+            Message::Parity(object, block) => (object, Part::Parity(block)),
         };
-        if let Some(object) = fetch.unit(
+        let complete = fetch.take(
             now,
             from,
             (stream, sequence),
-            (object, unit),
-            payload,
+            (object, part),
             &mut self.stats,
-        ) {
+        );
+        if let Some(object) = complete {
             self.complete(now, object);
         }
     }
@@ -377,6 +409,7 @@ impl<A: Admission> Client<A> {
         let object0 = ObjectInfo {
             blocks: admitted.object_blocks,
             root: admitted.object_root,
+            parity: None,
         };
         let stock = Stock::new(self.config.credit_blocks, object0);
         let servers = Servers::new(now, from, stream, sequence, announce);
@@ -414,7 +447,7 @@ impl<A: Admission> Client<A> {
                 self.phase = Phase::Over;
                 return;
             };
-            fetch.stock.extend(&chunks);
+            fetch.stock.extend(chunks);
             self.out.push_back(ClientOutput::Event(Event::Manifest {
                 objects: fetch.stock.objects(),
             }));

@@ -5,20 +5,31 @@
 //! false ones, and from then on each of its blocks is checked before it is kept. So a forged block costs its group one
 //! more proof, and never keeps the true one out.
 //!
+//! Parity blocks are proven when they come. With as many blocks of either kind as the object has, the missing ones are
+//! computed. If a block that went into this was false, so are those that came of it; their groups turn out suspect like
+//! any other, and once these are sorted the same parity blocks serve again.
+//!
 //! Memory: the object's bytes and two bits per block, its nodes of level 1 and up (32 bytes per group), at most
-//! [`MAX_HELD`] nodes waiting for their parent, and 512 bytes for each suspect group.
+//! [`MAX_HELD`] nodes waiting for their parent, 512 bytes for each suspect group, and parity blocks: as many as blocks
+//! were missing, an eighth of the object at most if its owner made as many as usual.
 
 use std::collections::BTreeMap;
 
 use chunkfmt::tree::{Cv, NODE_CHILDREN, NodeId, Shape};
 use chunkfmt::{BLOCK_SIZE, GROUP_BLOCKS};
 
+use super::content::Content;
 use crate::ObjectInfo;
 use crate::bits::Bits;
-use crate::layout::{Layout, Unit};
+use crate::layout::Layout;
+use crate::wire::ParityBlock;
 
 /// Nodes kept that cannot be checked yet because their parent is missing.
 const MAX_HELD: usize = 16;
+
+/// Asks for parity in vain after which the missing blocks themselves are asked for: every parity block that still comes
+/// may be one that is here already.
+const PARITY_TRIES: u32 = 3;
 
 /// What became of a block or a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +38,7 @@ pub(super) enum Outcome {
     New,
     /// Kept before, or of no use now.
     Duplicate,
-    /// Kept, but now its group is known to hold something false; see [`Incoming::missing`].
+    /// Kept, but now its group is known to hold something false; see [`Incoming::proofs_missing`].
     Suspect,
     /// Proven false.
     Forged,
@@ -36,40 +47,44 @@ pub(super) enum Outcome {
 }
 
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct Incoming<C: Content> {
+    info: ObjectInfo,
     layout: Layout,
-    root: Cv,
-    bytes: Vec<u8>,
+    content: C,
     /// Blocks that are there, true or not yet known to be false.
     have: Bits,
+    /// Parity blocks that are there, all of them true.
+    parity: Bits,
     /// Groups proven.
     proven: Bits,
-    /// Blocks of these.
+    /// Blocks of these, and parity blocks.
     proven_blocks: u32,
     /// Children of the nodes of level 1 and up that are proven.
-    nodes: BTreeMap<NodeId, Vec<Cv>>,
+    nodes: BTreeMap<NodeId, C::Values>,
     held: Vec<(NodeId, Vec<Cv>)>,
     /// Groups with something false in them, and their blocks' values once these are proven.
-    suspects: BTreeMap<u32, Option<Vec<Cv>>>,
+    suspects: BTreeMap<u32, Option<C::Values>>,
     forged: u64,
+    restored: u32,
 }
 
-impl Incoming {
+impl<C: Content> Incoming<C> {
     /// An empty object; allocates its buffer. `None` if the size is none that an object has.
     pub(super) fn new(info: &ObjectInfo) -> Option<Self> {
-        let layout = Layout::new(info.blocks)?;
-        let bytes = usize::try_from(info.blocks).ok()?.checked_mul(BLOCK_SIZE)?;
+        let layout = Layout::of(info)?;
         Some(Self {
+            info: *info,
             layout,
-            root: info.root,
-            bytes: vec![0; bytes],
+            content: C::new(info)?,
             have: Bits::new(info.blocks),
+            parity: Bits::new(layout.parity().into()),
             proven: Bits::new(layout.shape().groups()),
             proven_blocks: 0,
             nodes: BTreeMap::new(),
             held: Vec::new(),
             suspects: BTreeMap::new(),
             forged: 0,
+            restored: 0,
         })
     }
 
@@ -78,12 +93,12 @@ impl Incoming {
         self.layout.shape().blocks()
     }
 
-    /// Blocks that are not there.
+    /// Blocks, of the object or of its parity, that still have to come.
     pub(super) fn blocks_missing(&self) -> u32 {
-        self.blocks() - self.have.count()
+        (self.blocks() - self.have.count()).saturating_sub(self.parity.count())
     }
 
-    /// Blocks of the groups that are proven.
+    /// Blocks that are proven: those of proven groups, and parity blocks.
     pub(super) fn proven_blocks(&self) -> u32 {
         self.proven_blocks
     }
@@ -93,6 +108,11 @@ impl Incoming {
         self.forged
     }
 
+    /// Blocks computed with the help of parity.
+    pub(super) fn restored(&self) -> u32 {
+        self.restored
+    }
+
     /// Whether every block is proven.
     pub(super) fn is_complete(&self) -> bool {
         self.proven.is_full()
@@ -100,7 +120,7 @@ impl Incoming {
 
     /// The bytes of a complete object.
     pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+        self.content.into_bytes()
     }
 
     /// Takes a block.
@@ -113,16 +133,38 @@ impl Incoming {
         }
         let group = block / GROUP_BLOCKS;
         if let Some(Some(values)) = self.suspects.get(&group) {
-            let value = self.shape().block_value(block, payload);
-            if values.get((block % GROUP_BLOCKS) as usize) != Some(&value) {
+            let value = C::child(values, block % GROUP_BLOCKS);
+            if value.is_none_or(|value| !C::payload_is(self.shape(), block, payload, &value)) {
                 self.forged += 1;
                 return Outcome::Forged;
             }
         }
-        let start = block as usize * BLOCK_SIZE;
-        self.bytes[start..start + BLOCK_SIZE].copy_from_slice(payload);
+        self.content.put(block, payload);
         self.have.set(block);
-        self.check_group(group)
+        let outcome = self.check_group(group);
+        self.restore(outcome)
+    }
+
+    /// Takes a parity block.
+    pub(super) fn parity(&mut self, block: &ParityBlock<'_>) -> Outcome {
+        let Some(parity) = self
+            .info
+            .parity
+            .filter(|parity| block.index < parity.blocks)
+        else {
+            return Outcome::Impossible;
+        };
+        if self.parity.get(block.index.into()) || self.blocks_missing() == 0 {
+            return Outcome::Duplicate;
+        }
+        if !C::parity_is(&parity, block) {
+            self.forged += 1;
+            return Outcome::Forged;
+        }
+        self.content.put_parity(block);
+        self.parity.set(block.index.into());
+        self.proven_blocks += 1;
+        self.restore(Outcome::New)
     }
 
     /// Takes the children of a node: at least as many values as it has, of which the first ones count.
@@ -154,31 +196,43 @@ impl Incoming {
                 self.held.push((node, values.to_vec()));
                 Outcome::New
             }
-            Some(value) if self.shape().merge(node, values) != Some(value) => {
+            Some(value) if !C::merges_to(self.shape(), node, values, &value) => {
                 self.forged += 1;
                 Outcome::Forged
             }
-            Some(_) => self.proven_node(node, values.to_vec()),
+            Some(_) => {
+                let outcome = self.proven_node(node, values);
+                self.restore(outcome)
+            }
         }
     }
 
-    /// What has to be asked for, in the order of sending: blocks that are not there, nodes of level 1 and up that are
-    /// not known, level 0 nodes of suspect groups. Nodes come first.
-    pub(super) fn missing(&self) -> impl Iterator<Item = Unit> + '_ {
+    /// The nodes that have to be asked for: those of level 1 and up that are not known, and those of level 0 of suspect
+    /// groups.
+    pub(super) fn proofs_missing(&self) -> impl Iterator<Item = NodeId> + '_ {
         let held = |node: &NodeId| self.held.iter().any(|(other, _)| other == node);
         let nodes = self
             .shape()
             .proof_nodes()
             .filter(move |node| !self.nodes.contains_key(node) && !held(node));
         let leaves = self.suspects.iter().filter(|(_, values)| values.is_none());
-        let leaves = leaves.map(|(&index, _)| NodeId { level: 0, index });
-        let blocks = std::iter::successors(self.have.next_clear(0), |&block| {
+        nodes.chain(leaves.map(|(&index, _)| NodeId { level: 0, index }))
+    }
+
+    /// The blocks that are not there, in the order of sending.
+    pub(super) fn missing(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::successors(self.have.next_clear(0), |&block| {
             self.have.next_clear(block + 1)
-        });
-        nodes
-            .chain(leaves)
-            .map(Unit::Node)
-            .chain(blocks.map(Unit::Block))
+        })
+    }
+
+    /// How many parity blocks would make up for what is missing, if there are as many that are not here yet and asking
+    /// for them was not in vain several times.
+    pub(super) fn parity_wanted(&self, tries: u32) -> Option<u16> {
+        let unseen = u32::from(self.layout.parity()) - self.parity.count();
+        let missing = self.blocks_missing();
+        let possible = (1..=unseen).contains(&missing) && tries < PARITY_TRIES;
+        u16::try_from(missing).ok().filter(|_| possible)
     }
 
     fn shape(&self) -> Shape {
@@ -188,8 +242,8 @@ impl Incoming {
     /// What a node or group has to merge to, if that is known.
     fn value(&self, node: NodeId) -> Option<Cv> {
         match self.shape().parent(node) {
-            None => Some(self.root),
-            Some((parent, slot)) => self.nodes.get(&parent)?.get(slot as usize).copied(),
+            None => Some(self.info.root),
+            Some((parent, slot)) => C::child(self.nodes.get(&parent)?, slot),
         }
     }
 
@@ -201,7 +255,7 @@ impl Incoming {
     /// Proves a group if it is full and its value is known.
     fn check_group(&mut self, group: u32) -> Outcome {
         let range = self.group_range(group);
-        if !range.clone().all(|block| self.have.get(block)) || self.proven.get(group) {
+        if self.proven.get(group) || !range.clone().all(|block| self.have.get(block)) {
             return Outcome::New;
         }
         let Some(value) = self.value(NodeId {
@@ -210,8 +264,7 @@ impl Incoming {
         }) else {
             return Outcome::New;
         };
-        let bytes = &self.bytes[range.start as usize * BLOCK_SIZE..range.end as usize * BLOCK_SIZE];
-        if self.shape().group_value(group, bytes) == value {
+        if self.content.group_is(self.shape(), group, &value) {
             self.proven.set(group);
             self.proven_blocks += range.end - range.start;
             self.suspects.remove(&group);
@@ -227,23 +280,16 @@ impl Incoming {
         Outcome::Suspect
     }
 
-    fn proven_node(&mut self, node: NodeId, values: Vec<Cv>) -> Outcome {
+    fn proven_node(&mut self, node: NodeId, values: &[Cv]) -> Outcome {
         if node.level == 0 {
             return self.proven_leaves(node.index, values);
         }
-        self.nodes.insert(node, values);
+        self.nodes.insert(node, C::values(values));
         let children =
             node.index * NODE_CHILDREN..node.index.saturating_add(1).saturating_mul(NODE_CHILDREN);
         if node.level == 1 {
             let groups = children.start..children.end.min(self.shape().groups());
-            let suspect = groups
-                .filter(|&group| self.check_group(group) == Outcome::Suspect)
-                .count();
-            return if suspect > 0 {
-                Outcome::Suspect
-            } else {
-                Outcome::New
-            };
+            return self.check_groups(groups);
         }
         let is_child = |held: &mut (NodeId, Vec<Cv>)| {
             held.0.level + 1 == node.level && children.contains(&held.0.index)
@@ -251,10 +297,11 @@ impl Incoming {
         let waiting: Vec<_> = self.held.extract_if(.., is_child).collect();
         let mut outcome = Outcome::New;
         for (child, values) in waiting {
-            if self.value(child) == self.shape().merge(child, &values)
-                && !self.nodes.contains_key(&child)
-            {
-                if self.proven_node(child, values) == Outcome::Suspect {
+            let is_true = self
+                .value(child)
+                .is_some_and(|value| C::merges_to(self.shape(), child, &values, &value));
+            if is_true && !self.nodes.contains_key(&child) {
+                if self.proven_node(child, &values) == Outcome::Suspect {
                     outcome = Outcome::Suspect;
                 }
             } else {
@@ -264,20 +311,48 @@ impl Incoming {
         outcome
     }
 
+    fn check_groups(&mut self, groups: std::ops::Range<u32>) -> Outcome {
+        let suspect = groups
+            .filter(|&group| self.check_group(group) == Outcome::Suspect)
+            .count();
+        if suspect > 0 {
+            Outcome::Suspect
+        } else {
+            Outcome::New
+        }
+    }
+
     /// Sorts the blocks of a suspect group.
-    fn proven_leaves(&mut self, group: u32, values: Vec<Cv>) -> Outcome {
-        for (block, value) in self.group_range(group).zip(&values) {
-            let start = block as usize * BLOCK_SIZE;
-            let bytes = &self.bytes[start..start + BLOCK_SIZE];
-            if self.have.get(block) && self.shape().block_value(block, bytes) != *value {
+    fn proven_leaves(&mut self, group: u32, values: &[Cv]) -> Outcome {
+        for (block, value) in self.group_range(group).zip(values) {
+            if self.have.get(block) && !self.content.block_is(self.shape(), block, value) {
                 self.have.clear(block);
                 self.forged += 1;
             }
         }
-        self.suspects.insert(group, Some(values));
+        self.suspects.insert(group, Some(C::values(values)));
         match self.check_group(group) {
             Outcome::New if !self.proven.get(group) => Outcome::Suspect,
             outcome => outcome,
+        }
+    }
+
+    /// Computes the missing blocks if enough is there. Not while a group waits to be sorted: what came of another try
+    /// would be false again.
+    fn restore(&mut self, outcome: Outcome) -> Outcome {
+        let unsorted = self.suspects.values().any(Option::is_none);
+        if self.have.is_full() || self.blocks_missing() > 0 || unsorted {
+            return outcome;
+        }
+        let (have, content) = (&self.have, &mut self.content);
+        if !content.restore(&self.info, |block| have.get(block)) {
+            return outcome;
+        }
+        self.restored += self.blocks() - self.have.count();
+        self.have = Bits::full(self.blocks());
+        match self.check_groups(0..self.shape().groups()) {
+            Outcome::New => outcome,
+            suspect => suspect,
         }
     }
 }
@@ -285,49 +360,69 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chunkfmt::tree::Tree;
+    use crate::client::content::Kept;
+    use crate::layout::Unit;
+    use crate::server::{Loaded, Parity};
+    use chunkfmt::parity::usual_count;
     use proptest::prelude::*;
 
+    /// All that may be asked for.
+    fn lacking(incoming: &Incoming<Kept>) -> Vec<Unit> {
+        let proofs = incoming.proofs_missing().map(Unit::Node);
+        proofs.chain(incoming.missing().map(Unit::Block)).collect()
+    }
+
     struct Sent {
-        bytes: Vec<u8>,
-        tree: Tree,
+        object: Loaded,
+        parity: Parity,
         layout: Layout,
     }
 
     fn sent(blocks: u32) -> Sent {
         let mut bytes = vec![0; blocks as usize * BLOCK_SIZE];
         fastrand::Rng::with_seed(u64::from(blocks)).fill(&mut bytes);
-        let tree = Tree::build(&bytes).unwrap();
+        let object = Loaded::new(bytes).unwrap();
+        let count = u16::try_from(usual_count(blocks)).unwrap();
         Sent {
-            bytes,
-            tree,
-            layout: Layout::new(blocks).unwrap(),
+            parity: Parity::of(&object, count).unwrap(),
+            object,
+            layout: Layout::new(blocks, count).unwrap(),
         }
     }
 
     impl Sent {
-        fn incoming(&self) -> Incoming {
+        fn incoming(&self) -> Incoming<Kept> {
             Incoming::new(&ObjectInfo {
-                blocks: self.layout.shape().blocks(),
-                root: self.tree.root(),
+                parity: Some(self.parity.info()),
+                ..self.object.info()
             })
             .unwrap()
         }
 
-        fn give(&self, incoming: &mut Incoming, unit: Unit, forged: bool) -> Outcome {
+        fn give(&self, incoming: &mut Incoming<Kept>, unit: Unit, forged: bool) -> Outcome {
             let mut payload = [0; BLOCK_SIZE];
             match unit {
                 Unit::Block(block) => {
-                    payload
-                        .copy_from_slice(&self.bytes[block as usize * BLOCK_SIZE..][..BLOCK_SIZE]);
+                    payload.copy_from_slice(self.object.block(block).unwrap());
                     payload[5] ^= u8::from(forged);
                     incoming.block(block, &payload)
                 }
                 Unit::Node(node) => {
-                    let children = self.tree.node(&self.bytes, node).unwrap();
+                    let children = self.object.node(node).unwrap();
                     payload[..children.len() * 32].copy_from_slice(children.as_flattened());
                     payload[5] ^= u8::from(forged);
                     incoming.node(node, &payload)
+                }
+                Unit::Parity(index) => {
+                    let mut path = Vec::new();
+                    payload.copy_from_slice(self.parity.block(index, &mut path).unwrap());
+                    payload[5] ^= u8::from(forged);
+                    incoming.parity(&ParityBlock {
+                        index,
+                        queued: 0,
+                        bytes: &payload,
+                        path: &path,
+                    })
                 }
             }
         }
@@ -348,10 +443,10 @@ mod tests {
             assert_eq!(outcome, expected, "{unit:?}");
         }
         let leaf = Unit::Node(NodeId { level: 0, index: 1 });
-        assert_eq!(incoming.missing().collect::<Vec<_>>(), [leaf]);
+        assert_eq!(lacking(&incoming), [leaf]);
         assert_eq!(sent.give(&mut incoming, leaf, true), Outcome::Forged);
         assert_eq!(sent.give(&mut incoming, leaf, false), Outcome::Suspect);
-        assert_eq!(incoming.missing().collect::<Vec<_>>(), [Unit::Block(21)]);
+        assert_eq!(lacking(&incoming), [Unit::Block(21)]);
         assert_eq!(
             sent.give(&mut incoming, Unit::Block(21), true),
             Outcome::Forged
@@ -363,7 +458,7 @@ mod tests {
         );
         assert!(incoming.is_complete());
         assert_eq!(incoming.forged(), 3);
-        assert_eq!(incoming.into_bytes(), sent.bytes);
+        assert!(incoming.into_bytes() == sent.object.bytes);
     }
 
     #[test]
@@ -413,8 +508,8 @@ mod tests {
             let mut incoming = sent.incoming();
             let mut random = fastrand::Rng::with_seed(seed);
             for round in 0.. {
-                prop_assert!(round < 2000, "no end: {:?}", incoming.missing().take(5).collect::<Vec<_>>());
-                let mut missing: Vec<Unit> = incoming.missing().collect();
+                prop_assert!(round < 2000, "no end: {:?}", lacking(&incoming));
+                let mut missing: Vec<Unit> = lacking(&incoming);
                 if missing.is_empty() { break; }
                 random.shuffle(&mut missing);
                 for unit in missing {
@@ -423,7 +518,98 @@ mod tests {
                 }
             }
             prop_assert!(incoming.is_complete());
-            prop_assert_eq!(incoming.into_bytes(), sent.bytes);
+            prop_assert!(incoming.into_bytes() == sent.object.bytes);
+        }
+    }
+
+    #[test]
+    fn parity_makes_up_for_what_was_lost() {
+        let sent = sent(600);
+        let mut incoming = sent.incoming();
+        let lost = [0, 1, 17, 300, 599];
+        for number in 0..sent.layout.whole() {
+            let unit = sent.layout.unit(number).unwrap();
+            if !lost.map(Unit::Block).contains(&unit) {
+                sent.give(&mut incoming, unit, false);
+            }
+        }
+        assert_eq!(incoming.parity_wanted(0), Some(5));
+        assert_eq!(incoming.parity_wanted(PARITY_TRIES), None);
+        let give =
+            |incoming: &mut _, index, forged| sent.give(incoming, Unit::Parity(index), forged);
+        assert_eq!(give(&mut incoming, 70, true), Outcome::Forged);
+        assert_eq!(give(&mut incoming, 70, false), Outcome::New);
+        assert_eq!(give(&mut incoming, 70, false), Outcome::Duplicate);
+        assert_eq!(
+            sent.give(&mut incoming, Unit::Block(1), false),
+            Outcome::New
+        );
+        assert_eq!(incoming.parity_wanted(0), Some(3));
+        (0..3).for_each(|index| assert_eq!(give(&mut incoming, index, false), Outcome::New));
+        assert!(incoming.is_complete());
+        assert_eq!((incoming.restored(), incoming.forged()), (4, 1));
+        assert!(incoming.into_bytes() == sent.object.bytes);
+    }
+
+    #[test]
+    fn parity_is_not_used_up_by_a_forged_block() {
+        let sent = sent(600);
+        let mut incoming = sent.incoming();
+        for number in 0..sent.layout.whole() {
+            let unit = sent.layout.unit(number).unwrap();
+            // The last of its group is missing, so that nobody notices that the first one is forged.
+            if ![15, 77].map(Unit::Block).contains(&unit) {
+                sent.give(&mut incoming, unit, unit == Unit::Block(0));
+            }
+        }
+        sent.give(&mut incoming, Unit::Parity(4), false);
+        assert_eq!(
+            sent.give(&mut incoming, Unit::Parity(9), false),
+            Outcome::Suspect
+        );
+        let leaves: Vec<Unit> = lacking(&incoming);
+        assert_eq!(leaves.len(), 2, "{leaves:?}");
+        for leaf in leaves {
+            sent.give(&mut incoming, leaf, false);
+        }
+        assert_eq!(incoming.missing().collect::<Vec<_>>(), [0, 15, 77]);
+        assert_eq!(incoming.parity_wanted(0), Some(1));
+        sent.give(&mut incoming, Unit::Parity(0), false);
+        assert!(incoming.is_complete());
+        assert!(incoming.into_bytes() == sent.object.bytes);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        /// As above, with parity asked for where it can be, and lost like anything else.
+        #[test]
+        fn with_parity_too_it_ends_in_the_true_bytes(
+            blocks in prop::sample::select(vec![1u32, 2, 15, 16, 17, 33, 511, 512, 513, 1025]),
+            seed in any::<u64>(),
+            forgeries in 0u32..60,
+            losses in 0u32..40,
+        ) {
+            let sent = sent(blocks);
+            let mut incoming = sent.incoming();
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut units: Vec<Unit> = lacking(&incoming);
+            for round in 0.. {
+                prop_assert!(round < 2000, "no end: {:?}", lacking(&incoming));
+                for unit in units {
+                    let forged = random.u32(..100) < forgeries;
+                    if forged || random.u32(..100) >= losses {
+                        sent.give(&mut incoming, unit, forged);
+                    }
+                }
+                if incoming.is_complete() { break; }
+                units = incoming.proofs_missing().map(Unit::Node).collect();
+                match incoming.parity_wanted(round % 5) {
+                    Some(count) => units.extend((0..count).map(|_| Unit::Parity(random.u16(..sent.layout.parity())))),
+                    None => units.extend(incoming.missing().map(Unit::Block)),
+                }
+            }
+            prop_assert!(incoming.into_bytes() == sent.object.bytes);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Packs what a client lacks into as few REQUESTs as it takes.
 
-use crate::layout::Unit;
+use chunkfmt::tree::NodeId;
+
 use crate::wire::{Item, RequestItems};
 
 /// Most REQUESTs at a time: some 40 objects with losses all over. What does not fit is asked for a little later.
@@ -24,20 +25,21 @@ impl Requests {
         self.push(&Item::Whole { object })
     }
 
-    /// Adds units of an object, its blocks in ascending order. False if not all of them found room.
-    pub(super) fn units(&mut self, object: u32, units: impl Iterator<Item = Unit>) -> bool {
+    /// Adds nodes of an object. False if not all of them found room.
+    pub(super) fn nodes(&mut self, object: u32, mut nodes: impl Iterator<Item = NodeId>) -> bool {
+        nodes.all(|node| self.push(&Item::Node { object, node }))
+    }
+
+    /// Adds so many parity blocks of an object. False if there is no room.
+    pub(super) fn parity(&mut self, object: u32, count: u16) -> bool {
+        self.push(&Item::Parity { object, count })
+    }
+
+    /// Adds blocks of an object, in ascending order. False if not all of them found room.
+    pub(super) fn blocks(&mut self, object: u32, blocks: impl Iterator<Item = u32>) -> bool {
         let mut bitmap = Vec::new();
         let (mut first, mut last) = (0, 0);
-        for unit in units {
-            let block = match unit {
-                Unit::Node(node) => {
-                    if !self.push(&Item::Node { object, node }) {
-                        return false;
-                    }
-                    continue;
-                }
-                Unit::Block(block) => block,
-            };
+        for block in blocks {
             let byte = |first: u32| (block - first) as usize / 8;
             if !bitmap.is_empty() && (block - last > GAP || byte(first) >= MAX_BITMAP) {
                 if !self.push(&Item::Blocks {
@@ -96,7 +98,7 @@ mod tests {
         #[test]
         fn every_block_asked_for_is_in_the_requests(blocks in prop::collection::btree_set(0u32..100_000, 0..400)) {
             let mut requests = Requests::default();
-            prop_assert!(requests.units(7, blocks.iter().map(|&block| Unit::Block(block))));
+            prop_assert!(requests.blocks(7, blocks.iter().copied()));
             let stream = Stream { number: 1, uuid: [2; 16] };
             let mut asked = BTreeSet::new();
             for items in requests.finish() {
@@ -119,7 +121,7 @@ mod tests {
     #[test]
     fn a_great_many_are_cut_off() {
         let mut requests = Requests::default();
-        assert!(!requests.units(7, (0..10_000_000).step_by(200).map(Unit::Block)));
+        assert!(!requests.blocks(7, (0..10_000_000).step_by(200)));
         assert_eq!(requests.finish().len(), MAX_REQUESTS);
     }
 }

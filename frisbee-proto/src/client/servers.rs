@@ -23,6 +23,8 @@ pub(super) struct Known {
     /// The newest ANNOUNCE; promises that have come true since are taken out of it.
     pub(super) announce: Announce,
     heard: Instant,
+    /// When an ANNOUNCE that is not older than the one before came, for the round trip.
+    announced: Instant,
     /// When something that came from it was proven.
     useful: Option<Instant>,
     /// Blocks proven with what came from it.
@@ -44,6 +46,17 @@ impl Known {
     /// Number of its run.
     pub(super) fn stream(&self) -> u16 {
         self.stream
+    }
+
+    /// The time in its newest ANNOUNCE, and the microseconds since that came.
+    pub(super) fn echo(&self, now: Instant) -> (u32, u32) {
+        let held = now.saturating_duration_since(self.announced).as_micros();
+        (
+            self.announce.time,
+            u32::try_from(held)
+                .unwrap_or(u32::MAX - 1)
+                .min(u32::MAX - 1),
+        )
     }
 
     /// Where it takes requests.
@@ -118,7 +131,7 @@ impl Servers {
         if let Some(index) = self.known.iter().position(same) {
             let known = &mut self.known[index];
             if known.sequence.take(sequence) {
-                known.announce = announce;
+                (known.announce, known.announced) = (announce, now);
             }
             known.heard = now;
             return if index == self.current {
@@ -253,6 +266,7 @@ impl Known {
             sequence,
             announce,
             heard: now,
+            announced: now,
             useful: None,
             proven: 0,
             failed: false,
@@ -272,6 +286,10 @@ mod tests {
             idle: true,
             promise: [0; 64],
             request_address: None,
+            time: 0,
+            grtt: 0,
+            receivers: 0,
+            repairs: Default::default(),
         }
     }
 

@@ -1,16 +1,18 @@
 //! Which objects are lacking, open, delivered or done, and the credit of buffers that they share.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::content::Content;
 use super::object::Incoming;
 use crate::ObjectInfo;
 use crate::bits::Bits;
 
 /// An object being received, and when its missing parts are asked for.
 #[derive(Debug)]
-pub(super) struct Open {
-    pub(super) incoming: Incoming,
+pub(super) struct Open<C: Content> {
+    pub(super) incoming: Incoming<C>,
     /// When something useful came, or was asked for.
     pub(super) touched: Instant,
     /// When it was asked for last.
@@ -21,6 +23,8 @@ pub(super) struct Open {
     pub(super) due: bool,
     /// An ask whose answer measures the round trip.
     pub(super) timed: Option<Instant>,
+    /// Parity blocks that the server being asked is going to send, whoever asked for them.
+    pub(super) parity_queued: u16,
 }
 
 /// Why a block of an object finds no buffer.
@@ -35,11 +39,12 @@ pub(super) enum NoPlace {
 }
 
 #[derive(Debug)]
-pub(super) struct Stock {
-    infos: Vec<ObjectInfo>,
+pub(super) struct Stock<C: Content> {
+    object0: ObjectInfo,
+    chunks: Arc<[ObjectInfo]>,
     /// Neither open nor done.
     lacking: Bits,
-    pub(super) open: BTreeMap<u32, Open>,
+    pub(super) open: BTreeMap<u32, Open<C>>,
     /// Delivered objects that hold their memory, with their blocks.
     unreleased: BTreeMap<u32, u32>,
     credit: u32,
@@ -48,11 +53,12 @@ pub(super) struct Stock {
     done: u32,
 }
 
-impl Stock {
+impl<C: Content> Stock<C> {
     /// Only object 0 is known yet.
     pub(super) fn new(credit: u32, object0: ObjectInfo) -> Self {
         Self {
-            infos: vec![object0],
+            object0,
+            chunks: Arc::default(),
             lacking: Bits::full(1),
             open: BTreeMap::new(),
             unreleased: BTreeMap::new(),
@@ -63,20 +69,34 @@ impl Stock {
     }
 
     /// Object 0 is done; these are the others.
-    pub(super) fn extend(&mut self, chunks: &[ObjectInfo]) {
-        self.infos.extend_from_slice(chunks);
+    pub(super) fn extend(&mut self, chunks: Arc<[ObjectInfo]>) {
+        self.chunks = chunks;
         self.lacking = Bits::full(self.objects());
         self.lacking.clear(0);
     }
 
     /// Objects known, object 0 included.
     pub(super) fn objects(&self) -> u32 {
-        u32::try_from(self.infos.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.chunks.len()).map_or(u32::MAX, |chunks| chunks.saturating_add(1))
+    }
+
+    /// What is known of an object.
+    pub(super) fn info(&self, object: u32) -> Option<&ObjectInfo> {
+        match object.checked_sub(1) {
+            None => Some(&self.object0),
+            Some(chunk) => self.chunks.get(chunk as usize),
+        }
     }
 
     /// Objects delivered or skipped, object 0 included.
     pub(super) fn done(&self) -> u32 {
         self.done
+    }
+
+    /// Those of them whose memory is free again.
+    pub(super) fn written(&self) -> u32 {
+        let unreleased = u32::try_from(self.unreleased.len()).unwrap_or(u32::MAX);
+        self.done.saturating_sub(unreleased)
     }
 
     /// Whether every known object is.
@@ -90,9 +110,7 @@ impl Stock {
 
     /// Blocks of an object.
     pub(super) fn blocks(&self, object: u32) -> u32 {
-        self.infos
-            .get(object as usize)
-            .map_or(0, |info| info.blocks)
+        self.info(object).map_or(0, |info| info.blocks)
     }
 
     /// Blocks in use of the credit.
@@ -121,13 +139,13 @@ impl Stock {
         &mut self,
         now: Instant,
         object: u32,
-    ) -> Result<(&mut Open, bool), NoPlace> {
+    ) -> Result<(&mut Open<C>, bool), NoPlace> {
         if self.lacking.get(object) {
-            let info = self.infos.get(object as usize).ok_or(NoPlace::Unknown)?;
+            let info = *self.info(object).ok_or(NoPlace::Unknown)?;
             if !self.fits(object, self.in_use) {
                 return Err(NoPlace::Credit);
             }
-            let incoming = Incoming::new(info).ok_or(NoPlace::Unknown)?;
+            let incoming = Incoming::new(&info).ok_or(NoPlace::Unknown)?;
             self.in_use = self.in_use.saturating_add(credited(object, info.blocks));
             self.lacking.clear(object);
             let open = Open {
@@ -137,6 +155,7 @@ impl Stock {
                 tries: 0,
                 due: false,
                 timed: None,
+                parity_queued: 0,
             };
             return Ok((self.open.entry(object).or_insert(open), true));
         }
@@ -198,19 +217,21 @@ fn credited(object: u32, blocks: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::content::Weightless;
 
     #[test]
     fn the_credit_is_kept_and_one_object_always_fits() {
         let info = ObjectInfo {
             blocks: 10,
             root: [0; 32],
+            parity: None,
         };
         let now = Instant::now();
-        let mut stock = Stock::new(25, info);
+        let mut stock = Stock::<Weightless>::new(25, info);
         assert!(stock.place(now, 0).is_ok());
         assert_eq!(stock.place(now, 1).err(), Some(NoPlace::Unknown));
         assert!(stock.deliver(0).is_some());
-        stock.extend(&[info, info, info, ObjectInfo { blocks: 99, ..info }]);
+        stock.extend([info, info, info, ObjectInfo { blocks: 99, ..info }].into());
         assert!(stock.place(now, 1).is_ok() && stock.place(now, 2).is_ok());
         assert_eq!(stock.place(now, 3).err(), Some(NoPlace::Credit));
         assert_eq!(

@@ -1,10 +1,14 @@
-//! When to ask: round-trip estimate and the constants of the client's timers.
+//! When to ask: round-trip estimate, waits that grow with the room, and the constants of the client's timers.
 
 use std::time::{Duration, Instant};
 
-/// A REQUEST about losses waits so long, at random: several objects share it, and late datagrams arrive meanwhile.
-pub(super) const REPAIR_WAIT: std::ops::Range<u64> = 5_000..10_000;
-/// A REQUEST for more waits at most so long, at random, while there is much under way; others may ask for the same.
+use crate::wire::Announce;
+
+/// A REQUEST about losses waits at least so long: several objects share it, and late datagrams arrive meanwhile.
+pub(super) const REPAIR_LEAST: Duration = Duration::from_millis(5);
+/// And at most so much longer, at random, and some round trips: others may ask for the same.
+pub(super) const REPAIR_WAIT: Duration = Duration::from_millis(5);
+/// A REQUEST for more waits at most so long, at random, while there is much under way.
 pub(super) const REFILL_WAIT: Duration = Duration::from_millis(250);
 /// And at least up to so long: many clients start at the same moment.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(10);
@@ -15,6 +19,14 @@ pub(super) const TICK: Duration = Duration::from_millis(25);
 pub(super) const SLOW_TICK: Duration = Duration::from_millis(250);
 /// A REQUEST without items, at random after the first to twice as long: servers show who is there.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// All clients together send at most about so many of them in a second.
+const HEARTBEATS_PER_SECOND: u32 = 500;
+/// Round trips that a wait is longer by: an answer to the first who asks reaches the others while most still wait.
+const ROUND_TRIPS: u32 = 4;
+/// Longest round trip that is believed for this.
+const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
+/// Clients that there are taken to be at least: at the beginning a server knows of none.
+const LEAST_RECEIVERS: u32 = 1000;
 /// An idle server can have heard of what was asked for so long ago.
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.
@@ -57,13 +69,25 @@ impl RoundTrip {
     }
 }
 
-/// A random time in a range of microseconds from now.
-pub(super) fn soon(
-    now: Instant,
-    micros: std::ops::Range<u64>,
-    random: &mut fastrand::Rng,
-) -> Instant {
-    now + Duration::from_micros(random.u64(micros))
+/// A random time up to `most` from now.
+pub(super) fn soon(now: Instant, most: Duration, random: &mut fastrand::Rng) -> Instant {
+    now + most.mul_f64(random.f64())
+}
+
+/// A random time up to `most` and some round trips, late for nearly all of many clients and early for a few of them,
+/// however many there are: RFC 5401, section 4.2 (truncated exponential).
+pub(super) fn backoff(most: Duration, announce: &Announce, random: &mut fastrand::Rng) -> Duration {
+    let trip = Duration::from_micros(announce.grtt.into()).min(ROUND_TRIP_MAX);
+    let lambda = f64::from(announce.receivers.max(LEAST_RECEIVERS)).ln() + 1.0;
+    let part = (random.f64() * lambda.exp_m1()).ln_1p() / lambda;
+    (most + trip * ROUND_TRIPS).mul_f64(part.clamp(0.0, 1.0))
+}
+
+/// Least time between two REQUESTs without items.
+pub(super) fn heartbeat(announce: &Announce) -> Duration {
+    HEARTBEAT.max(Duration::from_secs(
+        (announce.receivers / HEARTBEATS_PER_SECOND).into(),
+    ))
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn at_most_a_twentieth_of_a_low_rate() {
-        let sent = times(&mut Announcer::new(), Instant::now(), 3, false, 98_080);
+        let sent = times(&mut Announcer::new(), Instant::now(), 3, false, 109_280);
         assert_eq!(sent, [0, 2000, 4000], "one takes 100 ms");
     }
 }

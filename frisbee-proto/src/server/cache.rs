@@ -1,10 +1,8 @@
-//! The few objects that the server has in memory, and which it needs next.
+//! What the server has in memory of a few objects, their bytes or their parity blocks, and what it needs next.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use super::Loaded;
 
 /// An object that could not be read is not asked for again for so long: a broken disk is slow enough.
 const FAILED_FOR: Duration = Duration::from_secs(1);
@@ -12,21 +10,22 @@ const FAILED_FOR: Duration = Duration::from_secs(1);
 /// Loaded objects up to a budget of bytes, the least recently needed leaving first. Object 0 stays beside the budget,
 /// since every new client asks for it.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct Cache<T> {
     budget: usize,
-    loaded: BTreeMap<u32, Entry>,
+    loaded: BTreeMap<u32, Entry<T>>,
     loading: BTreeSet<u32>,
     failed: BTreeMap<u32, Instant>,
     clock: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<T> {
     needed: u64,
-    object: Arc<Loaded>,
+    bytes: usize,
+    object: Arc<T>,
 }
 
-impl Cache {
+impl<T> Cache<T> {
     pub(super) fn new(budget: usize) -> Self {
         Self {
             budget,
@@ -57,8 +56,8 @@ impl Cache {
         load
     }
 
-    /// An object has been loaded.
-    pub(super) fn insert(&mut self, object: u32, loaded: Arc<Loaded>) {
+    /// An object has been loaded, which takes so many bytes.
+    pub(super) fn insert(&mut self, object: u32, loaded: Arc<T>, bytes: usize) {
         if !self.loading.remove(&object) {
             return;
         }
@@ -67,6 +66,7 @@ impl Cache {
             object,
             Entry {
                 needed: self.clock,
+                bytes,
                 object: loaded,
             },
         );
@@ -98,7 +98,7 @@ impl Cache {
     }
 
     /// An object, if it is here.
-    pub(super) fn get(&self, object: u32) -> Option<Arc<Loaded>> {
+    pub(super) fn get(&self, object: u32) -> Option<Arc<T>> {
         self.loaded
             .get(&object)
             .map(|entry| Arc::clone(&entry.object))
@@ -108,7 +108,7 @@ impl Cache {
         self.loaded
             .iter()
             .filter(|(object, _)| **object != 0)
-            .map(|(_, entry)| entry.object.bytes.len())
+            .map(|(_, entry)| entry.bytes)
             .sum()
     }
 }
@@ -116,15 +116,10 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chunkfmt::BLOCK_SIZE;
-
-    fn loaded() -> Arc<Loaded> {
-        Arc::new(Loaded::new(vec![0; 4 * BLOCK_SIZE]).unwrap())
-    }
-
     #[test]
     fn loads_what_is_needed_soon_within_the_budget() {
-        let size = 4 * BLOCK_SIZE;
+        let size = 4096;
+        let loaded = || Arc::new(());
         let mut cache = Cache::new(2 * size);
         let soon = [(5, size), (6, size), (7, size)];
         assert_eq!(cache.next_load(&soon), Some(5));
@@ -134,15 +129,15 @@ mod tests {
             None,
             "the third would push out the first"
         );
-        cache.insert(5, loaded());
-        cache.insert(6, loaded());
-        cache.insert(7, loaded());
+        cache.insert(5, loaded(), size);
+        cache.insert(6, loaded(), size);
+        cache.insert(7, loaded(), size);
         assert!(cache.get(7).is_none(), "not asked for");
         assert_eq!(cache.next_load(&soon[1..]), Some(7));
-        cache.insert(7, loaded());
+        cache.insert(7, loaded(), size);
         assert!(cache.get(5).is_none() && cache.get(6).is_some() && cache.get(7).is_some());
         assert_eq!(
-            Cache::new(0).next_load(&soon),
+            Cache::<()>::new(0).next_load(&soon),
             Some(5),
             "one object whatever the budget"
         );
@@ -151,7 +146,7 @@ mod tests {
     #[test]
     fn a_failed_object_is_left_alone_for_a_while() {
         let now = Instant::now();
-        let mut cache = Cache::new(0);
+        let mut cache = Cache::<()>::new(0);
         cache.fail(now, 3);
         assert!(cache.has_failed(now, 3) && !cache.has_failed(now + FAILED_FOR, 3));
         assert!(!cache.has_failed(now, 3), "forgotten");

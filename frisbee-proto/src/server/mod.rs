@@ -5,6 +5,7 @@ mod cache;
 mod history;
 mod pacing;
 mod rate;
+mod room;
 mod types;
 mod wanted;
 
@@ -13,22 +14,40 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chunkfmt::BLOCK_SIZE;
+use chunkfmt::tree::Cv;
 
 use self::announcer::Announcer;
 use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
 use self::rate::Rate;
-pub use self::types::{Image, Loaded, Report, ServerConfig, ServerOutput, ServerStats, Transmit};
-use self::wanted::{Candidate, Wanted};
+use self::room::Room;
+pub use self::types::{Image, Loaded, Parity, ServerConfig, ServerOutput, ServerStats, Transmit};
+use self::wanted::{Candidate, Supply, Wanted};
 use crate::layout::{Layout, Unit};
-use crate::wire::{self, Announce, Item, Message, SEGMENT_SIZE, Stream};
+use crate::wire::{
+    self, Announce, Item, MAX_REPAIRS, Message, ParityBlock, Repair, RequestHead, SEGMENT_SIZE,
+    Stream,
+};
 use crate::{Error, FRAMING, ObjectInfo};
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
 const WORK: usize = 100_000;
 const WORK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Parity blocks have this part of the memory that objects have: more of them than an eighth of each object's blocks.
+const PARITY_PART: usize = 4;
+
+/// Most bytes of one batch: what UDP segmentation offload takes.
+const BATCH_BYTES: usize = 65_000;
+
+/// Longest round trip that is believed.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
+
+/// When object 0 is asked for while nothing else is wanted, a transfer begins, and all who lose a part of it miss what comes
+/// before it is repaired. So long nothing but object 0 is sent: two rounds of asking and repairing in a room.
+const BEGINNING: Duration = Duration::from_millis(60);
 
 /// Candidates of each kind for which objects are loaded ahead.
 const PREFETCH: usize = 3;
@@ -42,12 +61,21 @@ pub struct Server {
     request_address: Option<SocketAddr>,
     wanted: Wanted,
     history: History,
-    cache: Cache,
+    cache: Cache<Loaded>,
+    parities: Cache<Parity>,
+    /// What proves the parity block being sent.
+    path: Vec<Cv>,
     rate: Rate,
+    room: Room,
     pacer: Pacer,
     /// Sequence of the next datagram; the wire carries the lower 32 bits.
     sequence: u64,
     announcer: Announcer,
+    started: Instant,
+    /// Until when nothing but object 0 is sent.
+    beginning: Option<Instant>,
+    /// Parity blocks queued since the start.
+    parity_wanted: u64,
     work: usize,
     work_since: Instant,
     stats: ServerStats,
@@ -77,19 +105,25 @@ impl Server {
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
+            parities: Cache::new(config.cache_bytes / PARITY_PART),
+            path: Vec::new(),
             rate: Rate::new(now, config.ceiling),
+            room: Room::new(now),
             pacer: Pacer::new(now),
             sequence: random.u32(..).into(),
             announcer: Announcer::new(),
+            started: now,
+            beginning: None,
+            parity_wanted: 0,
             work: 0,
             work_since: now,
             stats: ServerStats::default(),
         })
     }
 
-    /// Takes a datagram that arrived at the server's socket. Returns what it said about its client, or `None` if it
-    /// was none of ours.
-    pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Option<Report> {
+    /// Takes a datagram that arrived at the server's socket. Returns what it said about its client, for displays (anybody
+    /// can say anything), or `None` if it was none of ours.
+    pub fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) -> Option<RequestHead> {
         let decoded = wire::decode(datagram)
             .ok()
             .filter(|decoded| decoded.uuid == self.image.uuid);
@@ -113,8 +147,10 @@ impl Server {
         self.stats.requests += 1;
         self.work += 100;
         let ours = stream == self.stream.number;
+        let trip = self.round_trip(now, &head).filter(|_| ours);
+        self.room.report(now, &head, trip);
         if ours {
-            self.rate.report(head.received, head.lost);
+            self.rate.report(&head, trip);
         }
         // From another server's run, or from the future: nothing is taken to be in flight. At worst it is sent twice.
         let heard = if ours {
@@ -123,23 +159,29 @@ impl Server {
             self.sequence
         };
         let was_dry = self.wanted.is_empty();
+        let parity_before = self.parity_wanted;
         for item in &items {
             if self.work <= WORK {
                 self.want(now, item, heard);
             }
         }
-        if was_dry && !items.is_empty() {
+        if was_dry && items.iter().any(|item| item.object() == 0) && self.began_before(now) {
+            self.beginning = Some(now + BEGINNING);
+        }
+        // The others who lost something of the same object hear that it is going to be repaired before they ask.
+        if (was_dry && !items.is_empty()) || self.parity_wanted != parity_before {
             // Clients that start now are told soon, in case they missed the last ANNOUNCE. If the queue is still
             // empty all that was asked for is in flight, and this client has missed the end of the queue.
             self.announcer.hurry();
         }
-        Some(Report::new(&head))
+        Some(head)
     }
 
     /// Takes an object asked for by [`ServerOutput::Load`]. One that is not what the image says counts as failed.
     pub fn handle_loaded(&mut self, now: Instant, object: u32, loaded: Arc<Loaded>) {
-        if self.info(object) == Some(&loaded.info()) {
-            self.cache.insert(object, loaded);
+        if self.info(object).is_some_and(|info| loaded.is(info)) {
+            let bytes = loaded.bytes.len();
+            self.cache.insert(object, loaded, bytes);
         } else {
             self.handle_load_failed(now, object);
         }
@@ -150,6 +192,25 @@ impl Server {
         self.stats.load_failures += 1;
         self.cache.fail(now, object);
         self.wanted.remove(object);
+    }
+
+    /// Takes what [`ServerOutput::Encode`] asked for. `None`, or parity blocks that are not those of the manifest: clients
+    /// get blocks only.
+    pub fn handle_parity(&mut self, now: Instant, object: u32, parity: Option<Arc<Parity>>) {
+        let Some((info, layout)) = self.info(object).copied().zip(self.layout(object)) else {
+            return;
+        };
+        match parity.filter(|parity| Some(parity.info()) == info.parity) {
+            Some(parity) => {
+                let bytes = parity.size();
+                self.parities.insert(object, parity, bytes);
+            }
+            None => {
+                self.stats.load_failures += 1;
+                self.parities.fail(now, object);
+                self.wanted.forget_parity(object, &layout);
+            }
+        }
     }
 
     /// What to do next. `buffer` is cleared, and filled when the answer is `Transmit`; lend the same one every time.
@@ -164,8 +225,13 @@ impl Server {
         if let Some(object) = self.next_load() {
             return ServerOutput::Load(object);
         }
-        if !self.has_unit() {
-            return ServerOutput::Wait(Some(announce_at));
+        if let Some(encode) = self.next_encode() {
+            return encode;
+        }
+        let held = self.beginning.filter(|&until| now < until);
+        if !self.has_unit(held.is_some()) {
+            let until = held.map_or(announce_at, |until| announce_at.min(until));
+            return ServerOutput::Wait(Some(until));
         }
         let allowed = self.pacer.allowance(now, rate).min(self.max_segments);
         let least = Pacer::worthwhile(rate, self.max_segments);
@@ -195,7 +261,7 @@ impl Server {
     }
 
     fn layout(&self, object: u32) -> Option<Layout> {
-        Layout::new(self.info(object)?.blocks)
+        Layout::of(self.info(object)?)
     }
 
     /// The 64-bit sequence that a client means: the newest with these lower bits that is not in the future.
@@ -206,6 +272,21 @@ impl Server {
         } else {
             self.sequence.saturating_sub(behind)
         }
+    }
+
+    /// Microseconds since the start, as ANNOUNCEs tell them.
+    fn clock(&self, now: Instant) -> u32 {
+        let micros = now.saturating_duration_since(self.started).as_micros();
+        u32::try_from(micros & u128::from(u32::MAX)).unwrap_or(0)
+    }
+
+    /// From an ANNOUNCE to the REQUEST that repeats its time, less the time that the client took. What is longer than
+    /// `ROUND_TRIP_MAX` is a lie, or a client that slept.
+    fn round_trip(&self, now: Instant, head: &RequestHead) -> Option<Duration> {
+        let (time, held) = head.echo?;
+        let passed = self.clock(now).wrapping_sub(time).checked_sub(held)?;
+        let trip = Duration::from_micros(passed.into());
+        (trip <= ROUND_TRIP_MAX).then_some(trip)
     }
 
     fn want(&mut self, now: Instant, item: &Item<'_>, heard: u64) {
@@ -236,6 +317,13 @@ impl Server {
                     }
                 }
             }
+            Item::Parity { count, .. } => {
+                self.work += usize::from(layout.parity() / 16);
+                if !self.parities.has_failed(now, object) {
+                    let more = self.wanted.want_parity(object, &layout, count, in_flight);
+                    self.parity_wanted += u64::from(more);
+                }
+            }
             Item::Node { node, .. } => match layout.number(Unit::Node(node)) {
                 Some(unit) => self.wanted.want(object, &layout, unit, in_flight),
                 None => self.stats.rejected += 1,
@@ -243,9 +331,21 @@ impl Server {
         }
     }
 
+    /// Whether the last transfer began so long ago that a new one may: requests for object 0 alone stop nobody.
+    fn began_before(&self, now: Instant) -> bool {
+        self.beginning
+            .is_none_or(|until| now.saturating_duration_since(until) >= BEGINNING * 20)
+    }
+
+    /// Whether nothing is wanted, or nothing that is sent already: whatever a client lacks, it has to ask for.
+    fn is_idle(&self, now: Instant) -> bool {
+        let is_beginning = self.beginning.is_some_and(|until| now < until);
+        self.wanted.is_empty() || (is_beginning && !self.wanted.wants_manifest())
+    }
+
     fn announce_at(&self, now: Instant) -> Instant {
         let rate = self.rate.rate();
-        let due = self.announcer.due(now, self.wanted.is_empty(), rate);
+        let due = self.announcer.due(now, self.is_idle(now), rate);
         due.max(self.pacer.ready(2, rate))
     }
 
@@ -258,18 +358,26 @@ impl Server {
                 |bit: u8| u8::from(self.wanted.promises(base.saturating_add(bit.into()))) << bit;
             *byte = (0..8).map(bit).sum();
         }
+        let mut repairs = [Repair::default(); MAX_REPAIRS];
+        for (repair, (object, parity)) in repairs.iter_mut().zip(self.wanted.parity()) {
+            *repair = Repair { object, parity };
+        }
         let announce = Announce {
             rate: self.rate.rate(),
             cursor,
             queued: u32::try_from(self.wanted.len()).unwrap_or(u32::MAX),
-            idle: self.wanted.is_empty(),
+            idle: self.is_idle(now),
             promise,
             request_address: self.request_address,
+            time: self.clock(now),
+            grtt: u32::try_from(self.room.grtt().as_micros()).unwrap_or(u32::MAX),
+            receivers: self.room.receivers(),
+            repairs,
         };
         let sequence = self.next_sequence();
         self.stream
             .announce(buffer, sequence, &announce, &self.image.head);
-        self.announcer.sent(now, self.wanted.is_empty());
+        self.announcer.sent(now, self.is_idle(now));
         self.stats.announces += 1;
         self.transmit(now, buffer, 1)
     }
@@ -288,9 +396,37 @@ impl Server {
         self.cache.next_load(&sizes)
     }
 
+    /// The next object of which the driver has to compute parity blocks.
+    fn next_encode(&mut self) -> Option<ServerOutput> {
+        let candidates = self.wanted.candidates(PREFETCH);
+        let wanted = candidates
+            .filter(|candidate| candidate.parity && self.cache.get(candidate.object).is_some());
+        let sizes: Vec<(u32, usize)> = wanted
+            .filter_map(|candidate| {
+                let parity = self.info(candidate.object)?.parity?;
+                Some((candidate.object, usize::from(parity.blocks) * BLOCK_SIZE))
+            })
+            .collect();
+        let object = self.parities.next_load(&sizes)?;
+        Some(ServerOutput::Encode {
+            object,
+            loaded: self.cache.get(object)?,
+            blocks: self.info(object)?.parity?.blocks,
+        })
+    }
+
     /// Whether there is something to send that is loaded; begins with the next object if need be.
-    fn has_unit(&mut self) -> bool {
-        let load = |candidate: Candidate| Some((candidate, self.cache.get(candidate.object)?));
+    ///
+    /// At the beginning of a transfer of object 0 only.
+    fn has_unit(&mut self, is_beginning: bool) -> bool {
+        let load = |candidate: Candidate| {
+            let loaded = self.cache.get(candidate.object)?;
+            let parity = match candidate.parity {
+                true => Some(self.parities.get(candidate.object)?),
+                false => None,
+            };
+            Some((candidate, Supply { loaded, parity }))
+        };
         let interruption = self.wanted.interruption().and_then(load);
         if interruption.is_none() && self.wanted.is_sending() {
             return true;
@@ -303,41 +439,50 @@ impl Server {
             let mut candidates = self
                 .wanted
                 .candidates(PREFETCH)
-                .filter(|candidate| in_turn(candidate));
+                .filter(|candidate| in_turn(candidate))
+                .filter(|candidate| !is_beginning || candidate.object == 0);
             candidates.find_map(load)
         });
-        let Some((candidate, loaded)) = ready else {
+        let Some((candidate, supply)) = ready else {
             return false;
         };
         let Some(layout) = self.layout(candidate.object) else {
             return false;
         };
         self.history.begin(candidate.object, layout.units());
-        self.wanted.begin(candidate, layout, loaded);
+        self.wanted.begin(candidate, layout, supply);
         true
     }
 
     fn fill(&mut self, now: Instant, buffer: &mut Vec<u8>, most: u32) -> ServerOutput {
+        let is_beginning = self.beginning.is_some_and(|until| now < until);
+        let mut segment = SEGMENT_SIZE;
         let mut datagrams = 0;
-        while datagrams < most && self.has_unit() {
-            if self.append_unit(buffer) {
+        while datagrams < most && self.has_unit(is_beginning) {
+            let depth = self.wanted.next_depth().flatten();
+            let size = SEGMENT_SIZE + depth.unwrap_or(0) * size_of::<Cv>();
+            if !buffer.is_empty() && (size != segment || buffer.len() + size > BATCH_BYTES) {
+                break;
+            }
+            segment = size;
+            if self.append_unit(buffer, depth.unwrap_or(0)) {
                 datagrams += 1;
             }
         }
-        if self.wanted.is_empty() {
+        if self.is_idle(now) {
             self.announcer.hurry();
         }
         self.transmit(now, buffer, datagrams)
     }
 
     /// Appends the next unit of the present job as a datagram. False for one that cannot exist.
-    fn append_unit(&mut self, buffer: &mut Vec<u8>) -> bool {
+    fn append_unit(&mut self, buffer: &mut Vec<u8>, depth: usize) -> bool {
         let Some(next) = self.wanted.next_unit() else {
             return false;
         };
-        let (object, loaded) = (next.object, next.loaded);
-        match next.layout.unit(next.unit) {
-            Some(Unit::Block(block)) => {
+        let (object, loaded) = (next.object, &next.supply.loaded);
+        match next.unit {
+            Unit::Block(block) => {
                 let Some(bytes) = loaded.block(block) else {
                     return false;
                 };
@@ -346,17 +491,32 @@ impl Server {
                 self.stats.blocks += 1;
                 self.stats.repair_blocks += u64::from(next.repair);
             }
-            Some(Unit::Node(node)) => {
-                let Some(children) = loaded.tree.node(&loaded.bytes, node) else {
+            Unit::Node(node) => {
+                let Some(children) = loaded.node(node) else {
                     return false;
                 };
                 let sequence = self.next_sequence();
                 self.stream.proof(buffer, sequence, object, node, &children);
                 self.stats.proofs += 1;
             }
-            None => return false,
+            Unit::Parity(index) => {
+                let parity = next.supply.parity.as_deref();
+                let Some(bytes) = parity.and_then(|parity| parity.block(index, &mut self.path))
+                else {
+                    return false;
+                };
+                let sequence = self.next_sequence();
+                let block = ParityBlock {
+                    index,
+                    queued: next.parity,
+                    bytes,
+                    path: &self.path,
+                };
+                self.stream.parity(buffer, sequence, object, &block, depth);
+                self.stats.parity_blocks += 1;
+            }
         }
-        self.history.note(object, next.unit, self.sequence - 1);
+        self.history.note(object, next.number, self.sequence - 1);
         true
     }
 
@@ -369,11 +529,7 @@ impl Server {
     /// Accounts for what is in the buffer.
     fn transmit(&mut self, now: Instant, buffer: &[u8], datagrams: u32) -> ServerOutput {
         let datagrams = datagrams as usize;
-        let segment = if datagrams == 1 {
-            buffer.len()
-        } else {
-            SEGMENT_SIZE
-        };
+        let segment = buffer.len() / datagrams.max(1);
         let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
         self.rate.sent(wire_bytes);

@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::wire::RequestHead;
+
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Where a server without a ceiling begins: what any gigabit link carries.
 const START: u64 = 200_000_000;
@@ -65,8 +67,9 @@ impl Rate {
         self.sent = self.sent.saturating_add(bytes);
     }
 
-    /// A client's report about this stream.
-    pub(super) fn report(&mut self, received: u32, lost: u32) {
+    /// A client's report about this stream, and the round trip that it shows.
+    pub(super) fn report(&mut self, head: &RequestHead, _trip: Option<Duration>) {
+        let RequestHead { received, lost, .. } = *head;
         let all = u64::from(received) + u64::from(lost);
         if all < LEAST_DATAGRAMS.into() {
             return;
@@ -179,7 +182,12 @@ mod tests {
             self.now += INTERVAL;
             self.rate.sent(self.rate.rate() / 80);
             for &(received, lost) in reports {
-                self.rate.report(received, lost);
+                let head = RequestHead {
+                    received,
+                    lost,
+                    ..RequestHead::default()
+                };
+                self.rate.report(&head, None);
             }
             self.rate.update(self.now);
         }

@@ -1,13 +1,15 @@
 //! What goes into a server and comes out of it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use chunkfmt::BLOCK_SIZE;
-use chunkfmt::tree::Tree;
+use chunkfmt::parity::ParityEncoder;
+use chunkfmt::path::Paths;
+use chunkfmt::tree::{Cv, NodeId, Tree};
 
-use crate::ObjectInfo;
-use crate::wire::RequestHead;
+use crate::{ObjectInfo, ParityInfo};
 
 /// What a server serves.
 #[derive(Clone, Debug)]
@@ -52,8 +54,8 @@ impl Default for ServerConfig {
 /// One object in memory, with the tree that its proofs are taken from.
 #[derive(Debug)]
 pub struct Loaded {
-    pub(super) bytes: Vec<u8>,
-    pub(super) tree: Tree,
+    pub(crate) bytes: Vec<u8>,
+    tree: Tree,
 }
 
 impl Loaded {
@@ -63,40 +65,80 @@ impl Loaded {
         Some(Self { bytes, tree })
     }
 
-    /// The object's size and root.
+    /// The object's size and root; nothing of parity.
     pub fn info(&self) -> ObjectInfo {
         ObjectInfo {
             blocks: self.tree.shape().blocks(),
             root: self.tree.root(),
+            parity: None,
         }
+    }
+
+    /// Whether these are the bytes of that object.
+    pub(super) fn is(&self, info: &ObjectInfo) -> bool {
+        self.tree.shape().blocks() == info.blocks && self.tree.root() == info.root
     }
 }
 
-/// What a REQUEST said about its client: for progress displays, of no consequence to the server, and not authenticated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// Random number of the client's run.
-    pub client: u64,
-    /// The client has everything and will ask no more.
-    pub done: bool,
-    /// Datagrams of this server received since the client's last REQUEST.
-    pub received: u32,
-    /// Datagrams missing among them.
-    pub lost: u32,
-    /// Blocks that the client has free buffers for.
-    pub free_blocks: u32,
-    /// Objects that the client has, object 0 included.
-    pub objects_done: u32,
+/// The parity blocks of one object, with what proves each of them.
+#[derive(Debug)]
+pub struct Parity {
+    bytes: Vec<u8>,
+    paths: Paths,
+}
+
+impl Parity {
+    /// Computes them, on the caller's thread. `None` if there is no code for so many.
+    pub fn of(object: &Loaded, blocks: u16) -> Option<Self> {
+        let mut bytes = Vec::with_capacity(usize::from(blocks) * BLOCK_SIZE);
+        ParityEncoder::default()
+            .blocks(&object.bytes, blocks.into(), |block| {
+                bytes.extend_from_slice(block);
+            })
+            .ok()?;
+        let paths = Paths::build(&bytes)?;
+        Some(Self { bytes, paths })
+    }
+
+    /// Their number and root.
+    pub fn info(&self) -> ParityInfo {
+        ParityInfo {
+            blocks: u16::try_from(self.bytes.len() / BLOCK_SIZE).unwrap_or(u16::MAX),
+            root: self.paths.root(),
+        }
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// One of them; what proves it goes into `path`.
+    pub(crate) fn block(&self, index: u16, path: &mut Vec<Cv>) -> Option<&[u8; BLOCK_SIZE]> {
+        self.paths.path(index.into(), path);
+        self.bytes
+            .get(usize::from(index) * BLOCK_SIZE..)?
+            .first_chunk()
+    }
 }
 
 /// What the caller of [`crate::Server::poll`] has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ServerOutput {
     /// Send what is in the buffer to the group.
     Transmit(Transmit),
     /// Read this object and call [`crate::Server::handle_loaded`] or [`crate::Server::handle_load_failed`]; no hurry, others may
     /// be asked for meanwhile.
     Load(u32),
+    /// Compute ([`Parity::of`], a millisecond for each MiB) and call [`crate::Server::handle_parity`]; no hurry.
+    Encode {
+        /// The object.
+        object: u32,
+        /// Its bytes.
+        loaded: Arc<Loaded>,
+        /// How many parity blocks it has.
+        blocks: u16,
+    },
     /// Nothing to do until this instant or the next input.
     Wait(Option<Instant>),
 }
@@ -122,6 +164,8 @@ pub struct ServerStats {
     pub blocks: u64,
     /// Those of them sent to repair an object rather than as part of a whole one.
     pub repair_blocks: u64,
+    /// PARITY datagrams sent.
+    pub parity_blocks: u64,
     /// PROOF datagrams sent.
     pub proofs: u64,
     /// ANNOUNCE datagrams sent.
@@ -137,30 +181,14 @@ pub struct ServerStats {
 }
 
 impl Loaded {
+    /// The values of a node's children.
+    pub(crate) fn node(&self, node: NodeId) -> Option<Vec<Cv>> {
+        self.tree.node(&self.bytes, node)
+    }
+
     /// One block.
-    pub(super) fn block(&self, block: u32) -> Option<&[u8; BLOCK_SIZE]> {
+    pub(crate) fn block(&self, block: u32) -> Option<&[u8; BLOCK_SIZE]> {
         let start = usize::try_from(block).ok()?.checked_mul(BLOCK_SIZE)?;
         self.bytes.get(start..)?.first_chunk()
-    }
-}
-
-impl Report {
-    pub(super) fn new(head: &RequestHead) -> Self {
-        let RequestHead {
-            client,
-            done,
-            received,
-            lost,
-            free_blocks,
-            objects_done,
-        } = *head;
-        Self {
-            client,
-            done,
-            received,
-            lost,
-            free_blocks,
-            objects_done,
-        }
     }
 }

@@ -168,6 +168,10 @@ pub(crate) fn announce(
         idle,
         promise: [promise; 64],
         request_address: None,
+        time: 0,
+        grtt: 0,
+        receivers: 0,
+        repairs: Default::default(),
     };
     Stream {
         number,

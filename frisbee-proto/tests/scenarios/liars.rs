@@ -177,6 +177,10 @@ fn a_dead_request_address_in_the_name_of_the_server() {
                 idle: true,
                 promise: [0; 64],
                 request_address: Some(forger_address()),
+                time: 0,
+                grtt: 0,
+                receivers: 0,
+                repairs: Default::default(),
             };
             let stream = Stream {
                 number: sent.stream,

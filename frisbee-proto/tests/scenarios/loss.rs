@@ -1,29 +1,65 @@
-//! Loss, reordering, duplication and corruption: everything arrives, at about the cost that repeating blocks has.
+//! Loss, reordering, duplication and corruption: everything arrives, at about the cost that is to be expected.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::golden::Golden;
+use crate::golden::{Golden, usual_sizes};
 use crate::link::{Loss, Quality};
 use crate::world::{Setup, World, seeds};
 
-/// Expected transmissions per block until each of `clients` has it, each losing `loss` of them independently.
-fn bound(loss: f64, clients: i32) -> f64 {
+/// Expected transmissions per block until each of `clients` has it, each losing `loss` of them independently, if lost
+/// blocks are sent again.
+fn repeating(loss: f64, clients: i32) -> f64 {
     (0..100)
         .map(|round| 1.0 - (1.0 - loss.powi(round)).powi(clients))
         .sum()
 }
 
+/// Expected blocks sent until each of `clients` has `blocks` of them, per block, if any will do: the least there is.
+fn any_will_do(loss: f64, clients: i32, blocks: u32) -> f64 {
+    // A client has enough after `sent` with the probability of at most `sent - blocks` losses (binomial).
+    let mut expected = f64::from(blocks);
+    let mut lost = f64::from(blocks) * (1.0 - loss).ln();
+    let mut enough = 0.0;
+    for more in 0..blocks {
+        enough += lost.exp();
+        expected += 1.0 - f64::min(enough, 1.0).powi(clients);
+        lost += (f64::from(blocks + more) / f64::from(more + 1) * loss).ln();
+    }
+    expected / f64::from(blocks)
+}
+
+#[test]
+fn the_least_is_what_others_have_computed() {
+    for (loss, clients, blocks, expected) in [
+        (0.01, 16, 1024, 1.016),
+        (0.01, 1000, 1024, 1.022),
+        (0.05, 1000, 1024, 1.078),
+        (0.01, 1000, 256, 1.036),
+        (0.05, 16, 64, 1.110),
+    ] {
+        let found = any_will_do(loss, clients, blocks);
+        assert!((found - expected).abs() < 0.001, "{found} for {expected}");
+    }
+}
+
 fn run(seed: u64, clients: usize, setup: &Setup) -> World {
-    let golden = Golden::usual(20, seed);
+    run_image(&Golden::usual(20, seed), seed, clients, setup)
+}
+
+fn run_image(golden: &Arc<Golden>, seed: u64, clients: usize, setup: &Setup) -> World {
     let mut world = World::new(seed);
-    world.serve(&golden, Some(200_000_000));
+    world.serve(golden, Some(200_000_000));
     for _ in 0..clients {
-        world.join(&golden, setup);
+        world.join(golden, setup);
     }
     world.run();
+    let sent = world.hosts[0].server.stats();
     println!(
-        "{clients} clients, seed {seed}: sent {:.3}, {:?}",
+        "{clients} clients, seed {seed}: sent {:.3}, {} again, {} of parity, {:?}",
         world.overhead(),
+        sent.repair_blocks,
+        sent.parity_blocks,
         world.finished()
     );
     world
@@ -44,20 +80,41 @@ fn without_loss_every_block_is_sent_once() {
 }
 
 #[test]
-fn with_random_loss_repeats_stay_near_the_bound() {
+fn without_parity_repeats_stay_near_the_bound() {
     for (loss, clients) in [(0.01, 1), (0.01, 16), (0.05, 1), (0.05, 16), (0.2, 4)] {
         for seed in seeds() {
             let setup = Setup {
                 down: Quality::losing(loss),
                 ..Setup::default()
             };
-            let world = run(seed, clients, &setup);
-            let bound = bound(loss, i32::try_from(clients).unwrap());
+            let golden = Golden::without_parity(&usual_sizes(20), seed);
+            let world = run_image(&golden, seed, clients, &setup);
+            let bound = repeating(loss, i32::try_from(clients).unwrap());
             assert!(
                 world.overhead() <= bound * 1.12,
                 "seed {seed}: {} of {bound}",
                 world.overhead()
             );
+        }
+    }
+}
+
+#[test]
+fn with_parity_it_stays_near_the_least() {
+    for (loss, clients) in [(0.01, 1), (0.01, 16), (0.01, 48), (0.05, 1), (0.05, 16)] {
+        for seed in seeds() {
+            let setup = Setup {
+                down: Quality::losing(loss),
+                ..Setup::default()
+            };
+            let world = run(seed, clients, &setup);
+            let least = any_will_do(loss, i32::try_from(clients).unwrap(), 1700);
+            assert!(
+                world.overhead() <= least + 0.01,
+                "seed {seed}: {} of {least}",
+                world.overhead()
+            );
+            assert!(world.nodes.iter().all(|node| node.stats().restored > 0));
         }
     }
 }

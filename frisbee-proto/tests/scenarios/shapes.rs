@@ -84,6 +84,7 @@ fn what_the_protocol_cannot_carry_is_refused_at_the_start() {
     let empty = ObjectInfo {
         blocks: 0,
         root: [0; 32],
+        parity: None,
     };
     let empty = Server::new(
         now,

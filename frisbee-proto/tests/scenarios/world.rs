@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use frisbee_proto::wire;
 use frisbee_proto::{
-    Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Server, ServerConfig,
+    Client, ClientConfig, ClientOutput, ClientStats, Event, FRAMING, Parity, Server, ServerConfig,
     ServerOutput,
 };
 
@@ -98,6 +98,7 @@ enum Happening {
     ToClient(usize, SocketAddr, Arc<[u8]>),
     ToServer(usize, Arc<[u8]>),
     Loaded(usize, u32),
+    Encoded(usize, u32, Option<Arc<Parity>>),
     Release(usize),
     Start(usize),
     Action(Action),
@@ -278,12 +279,12 @@ impl World {
         }
     }
 
-    /// DATA sent by all servers per block of the image.
+    /// DATA and PARITY sent by all servers per block of the image.
     pub(crate) fn overhead(&self) -> f64 {
         let sent: u64 = self
             .hosts
             .iter()
-            .map(|host| host.server.stats().blocks)
+            .map(|host| host.server.stats().blocks + host.server.stats().parity_blocks)
             .sum();
         sent as f64 / self.hosts[0].golden.blocks() as f64
     }
@@ -368,6 +369,13 @@ impl World {
                     host.wake = Some(now);
                 }
             }
+            Happening::Encoded(place, object, parity) => {
+                let host = &mut self.hosts[place];
+                if host.up {
+                    host.server.handle_parity(now, object, parity);
+                    host.wake = Some(now);
+                }
+            }
             Happening::Release(place) => {
                 let node = &mut self.nodes[place];
                 if let Some(object) = node.unreleased.pop_front() {
@@ -408,6 +416,15 @@ impl World {
                     host.loads += 1;
                     let delay = Duration::from_micros(500 + self.random.u64(..2000));
                     self.schedule(self.now + delay, Happening::Loaded(place, object));
+                }
+                ServerOutput::Encode {
+                    object,
+                    loaded,
+                    blocks,
+                } => {
+                    let parity = Parity::of(&loaded, blocks).map(Arc::new);
+                    let delay = Duration::from_micros(500 + self.random.u64(..2000));
+                    self.schedule(self.now + delay, Happening::Encoded(place, object, parity));
                 }
                 ServerOutput::Wait(wake) => {
                     assert!(

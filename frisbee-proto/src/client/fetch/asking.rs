@@ -3,10 +3,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::super::content::Content;
 use super::super::requests::Requests;
-use super::super::timing::{FIRST_WAIT, HEARTBEAT, PATIENCE, REFILL_WAIT, REQUEST_GAP, soon};
+use super::super::timing::{
+    FIRST_WAIT, PATIENCE, REFILL_WAIT, REQUEST_GAP, backoff, heartbeat, soon,
+};
 use super::super::{ClientOutput, ClientStats};
-use super::{Asked, Fetch};
+use super::{Asked, Fetch, Reported};
 use crate::FRAMING;
 use crate::wire::{RequestHead, RequestItems, SEGMENT_SIZE, Stream};
 
@@ -15,7 +18,7 @@ const MOST_UNDER_WAY: u32 = 64 << 10;
 /// Most objects asked for or promised at a time: what a promise covers.
 const MOST_OBJECTS: usize = 512;
 
-impl Fetch {
+impl<C: Content> Fetch<C> {
     /// The next REQUEST goes out at this time, or earlier if one was going to.
     pub(super) fn schedule(&mut self, at: Instant) {
         let at = self.requested.map_or(at, |last| at.max(last + REQUEST_GAP));
@@ -35,9 +38,9 @@ impl Fetch {
             bits.saturating_mul(1_000_000) / self.servers.current().announce.rate.max(1),
         );
         let wait = (drained / 2).clamp(FIRST_WAIT, REFILL_WAIT);
-        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-        let at = soon(now, 0..micros, &mut self.random);
-        self.schedule(at);
+        let announce = &self.servers.current().announce;
+        let wait = backoff(wait, announce, &mut self.random);
+        self.schedule(now + wait);
     }
 
     /// Whether the present server is going to send an object whole, as far as it is to be believed.
@@ -106,8 +109,23 @@ impl Fetch {
         self.ask_at = None;
         let mut requests = Requests::default();
         let mut complete = true;
+        let promises_count = self.in_vain_for(now) < PATIENCE;
         for (&object, open) in self.stock.open.iter_mut().filter(|(_, open)| open.due) {
-            complete = complete && requests.units(object, open.incoming.missing());
+            let parity = open.incoming.parity_wanted(open.tries);
+            if promises_count
+                && parity.is_some_and(|count| count <= open.parity_queued)
+                && open.incoming.proofs_missing().next().is_none()
+            {
+                // Somebody else has asked for as much.
+                (open.due, open.touched) = (false, now);
+                continue;
+            }
+            complete = complete
+                && requests.nodes(object, open.incoming.proofs_missing())
+                && match parity {
+                    Some(count) => requests.parity(object, count),
+                    None => requests.blocks(object, open.incoming.missing()),
+                };
             if !complete {
                 break;
             }
@@ -167,6 +185,14 @@ impl Fetch {
         out: &mut VecDeque<ClientOutput>,
         stats: &mut ClientStats,
     ) {
+        let dropped = stats
+            .receive_drops
+            .saturating_sub(self.reported.receive_drops);
+        let no_buffer = stats.no_buffer.saturating_sub(self.reported.no_buffer);
+        self.reported = Reported {
+            receive_drops: stats.receive_drops,
+            no_buffer: stats.no_buffer,
+        };
         let server = self.servers.current_mut();
         let (received, lost) = server.sequence.report();
         let head = RequestHead {
@@ -176,6 +202,12 @@ impl Fetch {
             lost,
             free_blocks: self.stock.credit().saturating_sub(self.stock.in_use()),
             objects_done: self.stock.done(),
+            objects_written: self.stock.written(),
+            dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
+            no_buffer: u32::try_from(no_buffer).unwrap_or(u32::MAX),
+            echo: Some(server.echo(now)),
+            unicast: false,
+            token: 0,
         };
         let stream = Stream {
             number: server.stream(),
@@ -189,7 +221,7 @@ impl Fetch {
         stats.requests += 1;
         stats.lost += u64::from(lost);
         self.requested = Some(now);
-        let beat = u64::try_from(HEARTBEAT.as_micros()).unwrap_or(u64::MAX);
-        self.heartbeat_at = soon(now, beat..beat * 2, &mut self.random);
+        let beat = heartbeat(&self.servers.current().announce);
+        self.heartbeat_at = soon(now + beat, beat, &mut self.random);
     }
 }
