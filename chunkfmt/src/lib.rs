@@ -34,7 +34,7 @@ pub use header::{Base, ImageHeader, NAME_MAX, WRAPPED_KEYS_MAX};
 pub use image::{ImageIndex, ImageReader, Next, check_roots};
 pub use legacy::LegacyIndex;
 pub use manifest::{ChunkEntry, ChunkSecret, Manifest, ManifestHead, PlainHash};
-pub use open::{Context, Opener, Verified};
+pub use open::{Buffer, Context, Opener, Verified};
 pub use payload::{Layout, Region, Span};
 pub use seal::{Sealed, Sealer, SealingMemory};
 pub use signature::{KeyId, SigningKey, Trust, TrustedKey, VerifyingKey};

@@ -168,6 +168,19 @@ pub struct Verified {
     pub root: Cv,
 }
 
+/// What the data of a chunk are put into.
+pub trait Buffer: AsRef<[u8]> {
+    /// Makes it this long, whatever it holds then, and hands it out.
+    fn of_length(&mut self, length: usize) -> &mut [u8];
+}
+
+impl Buffer for Vec<u8> {
+    fn of_length(&mut self, length: usize) -> &mut [u8] {
+        self.resize(length, 0);
+        self
+    }
+}
+
 /// Opens chunks of one image; one per thread.
 pub struct Opener {
     context: Arc<Context>,
@@ -210,7 +223,7 @@ impl Opener {
         chunk: &mut [u8],
         window_sectors: u64,
         layout: &mut Layout,
-        data: &mut Vec<u8>,
+        data: &mut impl Buffer,
     ) -> Result<Verified, Error> {
         let part = Part::Chunk(index);
         let context = &*self.context;
@@ -237,7 +250,7 @@ impl Opener {
             });
         }
         // Bounded by the chunk size; the codec cannot write past it.
-        data.resize(header.plain_length as usize, 0);
+        let data = data.of_length(header.plain_length as usize);
         self.unpacker
             .unpack(header.codec(), packed, data)
             .ok_or(Error::Decompress {

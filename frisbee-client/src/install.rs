@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use chunkfmt::{BLOCK_SIZE, Context, ImageHeader};
+use chunkfmt::{BLOCK_SIZE, Context, ImageHeader, Trust};
 use frisbee_cli::policy::{LegacyKeys, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
@@ -20,7 +20,9 @@ use serde_json::json;
 
 use crate::Cli;
 use crate::admission::{Accepted, Policy};
+use crate::discard::{counters, is_sink};
 use crate::image::{Image, Plan};
+use crate::place::{self, Place};
 use crate::receiver::{Message, Receiver, ReceiverOptions, Releases};
 
 const INCOMPLETE: &str = "the disk is incomplete and will not boot";
@@ -44,40 +46,39 @@ impl Cli {
         if self.choice.list(self.json)? {
             return Ok(());
         }
+        if let Some(server) = &self.probe {
+            return crate::probe::run(self, server.as_deref());
+        }
         self.target = self.choice.choose("frisbee-client")?;
         self.install.after.check()?;
         let trust = Arc::new(self.legacy.load_trust(&self.trust)?);
         let keys = self.keys.load()?;
         let legacy = self.legacy.keys.load(&keys)?;
         let network = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
-        let group: Group = self.group.parse().map_err(network)?;
+        let place = match &self.unicast {
+            Some(server) => Place::Server(place::find_server(server)?),
+            None => self.place(self.group.parse().map_err(network)?)?,
+        };
         let base_groups: Vec<Group> = self
             .base_group
             .iter()
             .map(|group| group.parse().map_err(network))
             .collect::<Result<_, _>>()?;
+        if is_sink(&self.target) {
+            let policy = self.policy(&trust, self.wanted.clone());
+            return self.discard(place, policy);
+        }
         // What no image could be written to is better told now than when one has been announced.
         let candidate = Candidate::open(&self.target)?;
         if candidate.holds_data() && !self.install.dry_run {
             confirm::can_be_confirmed(&self.target, self.install.yes)?;
         }
-        let interrupt = Interrupt::watch()?;
         let (sender, messages) = mpsc::channel();
-        let receive = |layer, group, wanted: Wanted| {
-            let policy = Policy {
-                trust: Arc::clone(&trust),
-                wanted,
-                owners: self.trust.clone(),
-                legacy: self.legacy.clone(),
-            };
-            self.receive(layer, group, policy, sender.clone())
+        let inbox = Inbox::new(messages)?;
+        let receive = |layer, place, wanted: Wanted| {
+            self.receive(layer, place, self.policy(&trust, wanted), sender.clone())
         };
-        let mut receivers = vec![receive(0, group, self.wanted.clone())?];
-        let inbox = Inbox {
-            messages,
-            early: RefCell::default(),
-            interrupt,
-        };
+        let mut receivers = vec![receive(0, place, self.wanted.clone())?];
         let image = Image::new(inbox.manifest(0)?, &trust, &keys, legacy)?;
         let header = image.context.header();
         self.wanted.check(header)?;
@@ -90,7 +91,7 @@ impl Cli {
                 uuid: Some(base.uuid),
                 ..Wanted::default()
             };
-            receivers.push(receive(layer, group, wanted)?);
+            receivers.push(receive(layer, self.place(group)?, wanted)?);
             let found = Image::new(inbox.manifest(layer)?, &trust, &keys, LegacyKeys::default())?;
             let digest = &found.contents.manifest.digest;
             base.check(header, found.context.header(), digest)?;
@@ -110,24 +111,39 @@ impl Cli {
         self.install.memory / 4
     }
 
-    fn receive(
+    /// A group, and what is done when nothing comes there.
+    fn place(&self, group: Group) -> Result<Place, Failure> {
+        let interface = Interface::find(self.interface.as_deref(), group)
+            .map_err(|error| Failure::new(Exit::Network, error))?;
+        Ok(Place::Group {
+            group,
+            interface,
+            unicast: place::fallback(self.fallback.as_deref(), self.fallback_after)?,
+        })
+    }
+
+    fn policy(&self, trust: &Arc<Trust>, wanted: Wanted) -> Policy {
+        Policy {
+            trust: Arc::clone(trust),
+            wanted,
+            owners: self.trust.clone(),
+            legacy: self.legacy.clone(),
+        }
+    }
+
+    pub(crate) fn receive(
         &self,
         layer: usize,
-        group: Group,
+        place: Place,
         policy: Policy,
         sender: mpsc::Sender<Message>,
     ) -> Result<Receiver, Failure> {
-        let interface = Interface::find(self.interface.as_deref(), group)
-            .map_err(|error| Failure::new(Exit::Network, error))?;
         if !self.json {
             let what = if layer == 0 { "an image" } else { "its base" };
-            say(&format!(
-                "frisbee-client: waiting for {what} on {group}, {interface}"
-            ));
+            say(&format!("frisbee-client: waiting for {what} from {place}"));
         }
         let options = ReceiverOptions {
-            group,
-            interface,
+            place,
             policy,
             layer,
             credit_blocks: u32::try_from(self.credit() / BLOCK_SIZE as u64).unwrap_or(u32::MAX),
@@ -138,7 +154,7 @@ impl Cli {
 }
 
 /// What comes from the receivers and the pipeline, with an eye on signals.
-struct Inbox {
+pub(crate) struct Inbox {
     messages: mpsc::Receiver<Message>,
     /// Came while something else was waited for.
     early: RefCell<VecDeque<Message>>,
@@ -146,8 +162,16 @@ struct Inbox {
 }
 
 impl Inbox {
+    pub(crate) fn new(messages: mpsc::Receiver<Message>) -> Result<Self, Failure> {
+        Ok(Self {
+            messages,
+            early: RefCell::default(),
+            interrupt: Interrupt::watch()?,
+        })
+    }
+
     /// The next message; `state` says what a signal would leave behind.
-    fn next(&self, state: &str) -> Result<Message, Failure> {
+    pub(crate) fn next(&self, state: &str) -> Result<Message, Failure> {
         let early = self.early.borrow_mut().pop_front();
         early.map_or_else(|| self.wait(state), Ok)
     }
@@ -167,7 +191,7 @@ impl Inbox {
     }
 
     /// Waits until the image of this layer is accepted.
-    fn manifest(&self, wanted: usize) -> Result<Accepted, Failure> {
+    pub(crate) fn manifest(&self, wanted: usize) -> Result<Accepted, Failure> {
         loop {
             match self.wait(UNTOUCHED)? {
                 Message::Manifest(layer, accepted) if layer == wanted => return Ok(*accepted),
@@ -355,27 +379,41 @@ impl Cli {
             progress.line(&format!("frisbee-client: {target}: {warning}"));
         }
         let summary = format!(
-            "{target}: installed {} (epoch {}): {}; {} datagrams, {} lost, {} forged",
+            "{target}: installed {} (epoch {}): {}; {}",
             header.name,
             header.epoch(),
             report.summary(progress.elapsed()),
-            stats.datagrams,
-            stats.lost,
-            stats.forged,
+            network_summary(stats),
         );
         let mut fields = report.fields();
-        let network = json!({
-            "datagrams": stats.datagrams, "blocks": stats.blocks, "duplicates": stats.duplicates,
-            "no_buffer": stats.no_buffer, "lost": stats.lost, "receive_drops": stats.receive_drops,
-            "forged": stats.forged, "requests": stats.requests,
-        });
         if let (Some(fields), serde_json::Value::Object(network)) =
-            (fields.as_object_mut(), network)
+            (fields.as_object_mut(), counters(stats))
         {
             fields.extend(network);
         }
         progress.finish(&summary, fields);
     }
+}
+
+/// What became of the datagrams, and what to do about those that were lost in this machine.
+fn network_summary(stats: &ClientStats) -> String {
+    let mut text = format!(
+        "{} datagrams, {} lost, {} forged",
+        stats.datagrams, stats.lost, stats.forged
+    );
+    if stats.receive_drops > 0 {
+        text += &format!(
+            ", {} dropped by this machine's kernel because it was busy (a larger sysctl net.core.rmem_max helps)",
+            stats.receive_drops
+        );
+    }
+    if stats.no_buffer > 0 {
+        text += &format!(
+            ", {} blocks passed while the disk was behind (--memory gives them room)",
+            stats.no_buffer
+        );
+    }
+    text
 }
 
 /// Waits for the first chunk, if any will come.

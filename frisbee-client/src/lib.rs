@@ -6,9 +6,13 @@
 
 mod admission;
 mod cli;
+mod discard;
 mod image;
 mod install;
+mod membership;
 mod patience;
+mod place;
+mod probe;
 mod receiver;
 
 pub use cli::Cli;

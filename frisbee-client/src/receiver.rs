@@ -1,20 +1,20 @@
 //! The receiving thread: sockets and a clock around the protocol machine. It never waits for a disk.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use frisbee_cli::{Exit, Failure};
 use frisbee_proto::{Client, ClientConfig, ClientOutput, ClientStats, Event};
-use frisbee_udp::{
-    ClientOptions, ClientSocket, DropCounter, Group, Interface, RecvBatch, Throttle,
-};
+use frisbee_udp::{DropCounter, RecvBatch, Throttle};
 use tokio::sync::mpsc as async_mpsc;
 use tokio::time::sleep_until;
 
 use crate::admission::{Accepted, Gate, Policy};
 use crate::patience::{Patience, Verdict};
+use crate::place::{Place, Socket};
 
 /// Time between two looks at the kernel's drop counter and at the progress made.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
@@ -47,8 +47,7 @@ pub(crate) enum Message {
 
 /// How to receive.
 pub(crate) struct ReceiverOptions {
-    pub(crate) group: Group,
-    pub(crate) interface: Interface,
+    pub(crate) place: Place,
     pub(crate) policy: Policy,
     /// Which image it is for: 0 is the one that is wanted, the others are its bases.
     pub(crate) layer: usize,
@@ -90,7 +89,7 @@ impl Releases {
 }
 
 impl Receiver {
-    /// Joins the group and starts to receive.
+    /// Joins the group, if there is one, and starts to receive.
     pub(crate) fn start(
         options: ReceiverOptions,
         messages: mpsc::Sender<Message>,
@@ -107,9 +106,7 @@ impl Receiver {
             .build()
             .map_err(internal)?;
         let entered = runtime.enter();
-        let socket =
-            ClientSocket::join(options.group, &options.interface, ClientOptions::default())
-                .map_err(|error| Failure::new(Exit::Network, error))?;
+        let socket = options.place.open(Instant::now())?;
         drop(entered);
         let (sender, controls) = async_mpsc::unbounded_channel();
         let now = Instant::now();
@@ -117,14 +114,16 @@ impl Receiver {
             credit_blocks: options.credit_blocks,
             // The main thread may find on the disk what need not be asked for.
             hold: true,
+            unicast: options.place.unicast(),
             seed,
             ..ClientConfig::default()
         };
         let gate = Gate::new(options.policy, options.layer, messages.clone());
         let mut drive = Drive {
             layer: options.layer,
-            place: format!("{} on {}", options.group, options.interface),
-            drops: socket.drop_counter(),
+            place: options.place.to_string(),
+            has_lane: false,
+            drops: socket.drop_counters(),
             socket,
             client: Client::new(now, config, gate),
             messages,
@@ -167,10 +166,12 @@ impl Drop for Receiver {
 
 struct Drive {
     layer: usize,
-    /// Group and interface, for messages.
+    /// Group and interface, or the server, for messages.
     place: String,
-    socket: ClientSocket,
-    drops: DropCounter,
+    /// A server sends to this client alone, and the user has been told.
+    has_lane: bool,
+    socket: Socket,
+    drops: Vec<DropCounter>,
     client: Client<Gate>,
     messages: mpsc::Sender<Message>,
     controls: async_mpsc::UnboundedReceiver<Control>,
@@ -284,6 +285,7 @@ impl Drive {
                         },
                     ));
                 }
+                ClientOutput::Event(Event::Server(server)) => self.tell_lane(server),
                 ClientOutput::Event(_) => {}
                 ClientOutput::Wait(until) => {
                     return Ok(Next::Sleep(
@@ -315,6 +317,12 @@ impl Drive {
     fn keep_house(&mut self, now: Instant) -> Result<(), Failure> {
         self.housekeeping = now + HOUSEKEEPING;
         self.note_drops();
+        if let Some(news) = self.socket.look_after(now) {
+            if news.moved {
+                self.drops = self.socket.drop_counters();
+            }
+            self.line(news.line);
+        }
         let stats = self.client.stats();
         let progress = stats.proven.saturating_add(stats.objects_done);
         match self.patience.look(now, progress, self.is_waited_for()) {
@@ -346,10 +354,24 @@ impl Drive {
         self.delivered > 0 || (self.held && has_manifest)
     }
 
-    fn note_drops(&mut self) {
-        if let Some(drops) = self.drops.read() {
-            self.client.note_receive_drops(drops);
+    /// Says when the image comes another way.
+    fn tell_lane(&mut self, server: SocketAddr) {
+        let has_lane = self.client.has_lane();
+        if has_lane != std::mem::replace(&mut self.has_lane, has_lane) && self.socket.is_group() {
+            self.line(match has_lane {
+                true => format!(
+                    "nothing useful comes from {}: receiving from {server} by unicast",
+                    self.place
+                ),
+                false => format!("{} carries the image again", self.place),
+            });
         }
+    }
+
+    fn note_drops(&mut self) {
+        let counters = self.drops.iter_mut();
+        let drops = counters.filter_map(DropCounter::read).sum();
+        self.client.note_receive_drops(drops);
     }
 
     fn waiting_for(&self) -> String {
@@ -365,6 +387,9 @@ impl Drive {
             None if stats.datagrams > stats.malformed => {
                 format!("{place} carries data, but no announcement yet")
             }
+            None if !self.socket.is_group() => format!(
+                "nothing comes from {place}: is frisbeed running there, on this port, with lanes left and without --no-unicast?"
+            ),
             None => format!(
                 "nothing comes from {place}: is frisbeed running on this group, and does the network pass multicast?"
             ),

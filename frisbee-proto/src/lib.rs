@@ -74,17 +74,21 @@
 mod bits;
 mod client;
 mod layout;
+pub mod probe;
 mod server;
 pub mod wire;
+
+use std::net::IpAddr;
 
 use chunkfmt::tree::Cv;
 
 pub use client::{
     Admission, Admitted, Client, ClientConfig, ClientOutput, ClientStats, Content, Event, Kept,
-    Weightless,
+    Unicast, Weightless,
 };
 pub use server::{
-    Image, Loaded, Parity, Server, ServerConfig, ServerOutput, ServerStats, Transmit,
+    Image, LaneStats, Loaded, Parity, Server, ServerConfig, ServerOutput, ServerStats, Service,
+    ServiceConfig, ServiceOutput, Site, Transmit,
 };
 
 /// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.
@@ -95,6 +99,17 @@ pub const MAX_OBJECT_BLOCKS: u32 = 1 << 28;
 /// UDP 8, IPv4 20, Ethernet header 14, frame check 4, preamble 8, inter-frame gap 12 (IEEE 802.3, clause 4.2). Rates
 /// count them, so a rate of 1 Gbit/s is a full gigabit link.
 pub const FRAMING: usize = 66;
+
+/// Bytes that the header of IPv6 has more than that of IPv4.
+const IPV6_MORE: usize = 20;
+
+/// As [`FRAMING`], for datagrams to this address.
+pub fn framing(to: IpAddr) -> usize {
+    match to {
+        IpAddr::V4(_) => FRAMING,
+        IpAddr::V6(_) => FRAMING + IPV6_MORE,
+    }
+}
 
 /// Size and root of one object, from the signed manifest (for object 0 from its signed head).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

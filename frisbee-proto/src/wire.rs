@@ -16,8 +16,8 @@ pub const VERSION: u8 = 1;
 pub const HEADER_SIZE: usize = 32;
 /// Bytes of a DATA or PROOF datagram.
 pub const SEGMENT_SIZE: usize = HEADER_SIZE + BLOCK_SIZE;
-/// Most bytes of any datagram: UDP payload of a 1500-byte Ethernet frame over IPv4.
-pub const MAX_DATAGRAM: usize = 1472;
+/// Most bytes of any datagram: UDP payload of a 1500-byte Ethernet frame over IPv6.
+pub const MAX_DATAGRAM: usize = 1452;
 /// Most items of a REQUEST.
 pub const MAX_ITEMS: usize = 64;
 /// Objects that the promise of an ANNOUNCE covers.
@@ -26,6 +26,8 @@ pub const PROMISE_OBJECTS: u32 = 512;
 pub const MAX_REPAIRS: usize = 16;
 /// Bytes of an ANNOUNCE.
 pub const ANNOUNCE_SIZE: usize = HEADER_SIZE + size_of::<AnnounceBody>() + BLOCK_SIZE;
+/// Bytes of a CHALLENGE: less than any REQUEST has.
+pub const CHALLENGE_SIZE: usize = HEADER_SIZE + 8;
 
 const ANNOUNCE: u8 = 1;
 const REQUEST: u8 = 2;
@@ -35,6 +37,7 @@ const PARITY: u8 = 5;
 const CHALLENGE: u8 = 6;
 
 const FLAG_IDLE: u32 = 1;
+const FLAG_LANE: u32 = 2;
 const FLAG_DONE: u32 = 1;
 const FLAG_UNICAST: u32 = 2;
 
@@ -106,6 +109,8 @@ pub struct Announce {
     pub queued: u32,
     /// Nothing is queued: whatever a client still lacks, it has to ask for.
     pub idle: bool,
+    /// This stream goes to the address of one client alone.
+    pub lane: bool,
     /// Bit `i` is set if object `cursor + i` is going to be sent whole.
     pub promise: [u8; PROMISE_OBJECTS as usize / 8],
     /// Where requests go, if not to the source of this datagram.
@@ -298,6 +303,15 @@ struct ItemHead {
     length: U16,
 }
 
+/// Whether these bytes are a REQUEST, as far as the header says, for datagrams to its sender alone.
+pub fn asks_for_lane(bytes: &[u8]) -> bool {
+    let Ok((header, body)) = Header::ref_from_prefix(bytes) else {
+        return false;
+    };
+    let body = RequestBody::ref_from_prefix(body);
+    header.kind == REQUEST && body.is_ok_and(|(body, _)| body.flags.get() & FLAG_UNICAST != 0)
+}
+
 /// Decodes one datagram.
 ///
 /// # Errors
@@ -372,6 +386,7 @@ impl AnnounceBody {
             cursor: self.cursor.get(),
             queued: self.queued.get(),
             idle: self.flags.get() & FLAG_IDLE != 0,
+            lane: self.flags.get() & FLAG_LANE != 0,
             promise: self.promise,
             request_address: address.map(|address| SocketAddr::new(address, self.port.get())),
             time: self.time.get(),
@@ -558,11 +573,13 @@ impl Stream {
                 (6, v6.port())
             }
         };
+        let idle = if announce.idle { FLAG_IDLE } else { 0 };
+        let lane = if announce.lane { FLAG_LANE } else { 0 };
         let body = AnnounceBody {
             rate: announce.rate.into(),
             cursor: announce.cursor.into(),
             queued: announce.queued.into(),
-            flags: (if announce.idle { FLAG_IDLE } else { 0 }).into(),
+            flags: (idle | lane).into(),
             family: family.into(),
             port: port.into(),
             address,

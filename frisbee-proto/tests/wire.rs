@@ -40,7 +40,7 @@ fn as_item(parts: &(u8, u32, u32, Vec<u8>)) -> Item<'_> {
         },
         2 => Item::Parity {
             object,
-            count: u16::try_from(position & 0xffff).unwrap().max(1),
+            count: u16::try_from(position & 0xffff).unwrap_or(1).max(1),
         },
         _ => Item::Node {
             object,
@@ -55,7 +55,7 @@ fn as_item(parts: &(u8, u32, u32, Vec<u8>)) -> Item<'_> {
 proptest! {
     #[test]
     fn announces_come_back(
-        (rate, cursor, queued, idle) in any::<(u64, u32, u32, bool)>(),
+        (rate, cursor, queued, idle, lane) in any::<(u64, u32, u32, bool, bool)>(),
         promise in prop::collection::vec(any::<u8>(), 64),
         request_address in address(),
         (sequence, fill) in any::<(u32, u8)>(),
@@ -64,7 +64,7 @@ proptest! {
     ) {
         let promise = promise.try_into().unwrap();
         let repairs = repairs.map(|(object, parity)| Repair { object, parity });
-        let announce = Announce { rate, cursor, queued, idle, promise, request_address, time, grtt, receivers, repairs };
+        let announce = Announce { rate, cursor, queued, idle, lane, promise, request_address, time, grtt, receivers, repairs };
         let mut bytes = Vec::new();
         STREAM.announce(&mut bytes, sequence, &announce, &[fill; 1024]);
         prop_assert_eq!(bytes.len(), ANNOUNCE_SIZE);

@@ -48,6 +48,7 @@ pub fn announce(
         cursor,
         queued: 9,
         idle,
+        lane: false,
         promise: [promise; 64],
         request_address: None,
         time: 0,

@@ -4,17 +4,20 @@
 //! would reach only one of them.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::task::{Context, Poll};
 
-use socket2::InterfaceIndexOrAddress;
+use socket2::SockRef;
 
-use crate::socket::{Socket, grow_receive_buffer, new_socket};
+use crate::membership::join;
+use crate::socket::{Socket, bind, grow_receive_buffer, new_socket, send_to_groups};
 use crate::{Buffer, DropCounter, Error, Group, Interface, Offload, RecvBatch};
 
 /// How a [`ClientSocket`] is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
-    /// Receive buffer for the group, in bytes.
+    /// Receive buffers, in bytes, for the group and for what comes to this client alone.
     pub receive_buffer: usize,
     /// Whether to use segmentation offload.
     pub offload: Offload,
@@ -29,15 +32,17 @@ impl Default for ClientOptions {
     }
 }
 
-/// Receive buffer for answers by unicast, in bytes.
-const UNICAST_BUFFER: usize = 1 << 20;
-
 /// A member of the group.
 #[derive(Debug)]
 pub struct ClientSocket {
-    group: Socket,
-    unicast: Socket,
-    buffer: Buffer,
+    pub(crate) group: Socket,
+    pub(crate) unicast: Socket,
+    pub(crate) buffer: Buffer,
+    pub(crate) joined: Group,
+    pub(crate) interface: Interface,
+    pub(crate) options: ClientOptions,
+    /// The interface could not be used when it was looked at last.
+    pub(crate) lost: bool,
 }
 
 impl ClientSocket {
@@ -50,41 +55,15 @@ impl ClientSocket {
         interface: &Interface,
         options: ClientOptions,
     ) -> Result<Self, Error> {
-        let failed = |step| Error::socket(step, group.address());
-        let socket = new_socket(group.address())?;
-        let buffer = grow_receive_buffer(&socket, options.receive_buffer)
-            .map_err(failed("set the receive buffer for"))?;
-        // Several clients on one machine each get a copy. Not SO_REUSEPORT, which would deal datagrams out.
-        socket.set_reuse_address(true).map_err(failed("share"))?;
-        // Bound to the group's address, so that other groups on the same port stay out; and only from the interface
-        // that was joined, whatever other programs join.
-        socket
-            .bind(&group.address().into())
-            .map_err(failed("bind to"))?;
-        socket
-            .set_multicast_all_v4(false)
-            .map_err(failed("restrict"))?;
-        socket
-            .join_multicast_v4_n(
-                &group.ip(),
-                &InterfaceIndexOrAddress::Index(interface.index()),
-            )
-            .map_err(failed("join"))?;
-        let receiver =
-            Socket::register(socket, options.offload).map_err(failed("use the socket of"))?;
-
-        let address = SocketAddrV4::new(interface.ipv4(), 0);
-        let failed = |step| Error::socket(step, address);
-        let socket = new_socket(address.into())?;
-        grow_receive_buffer(&socket, UNICAST_BUFFER)
-            .map_err(failed("set the receive buffer for"))?;
-        socket.bind(&address.into()).map_err(failed("bind to"))?;
-        let unicast =
-            Socket::register(socket, options.offload).map_err(failed("use the socket of"))?;
+        let (receiver, buffer) = open_group(group, interface, options)?;
         Ok(Self {
             group: receiver,
-            unicast,
+            unicast: open_unicast(interface, options)?,
             buffer,
+            joined: group,
+            interface: interface.clone(),
+            options,
+            lost: false,
         })
     }
 
@@ -103,7 +82,20 @@ impl ClientSocket {
 
     /// Counts the group's datagrams that were dropped because the receive buffer was full.
     pub fn drop_counter(&self) -> DropCounter {
-        DropCounter::new(self.group.as_tokio())
+        DropCounter::new(self.group.as_tokio(), self.joined.is_ipv6())
+    }
+
+    /// Counts the datagrams to this client alone that were dropped because the receive buffer was full.
+    pub fn unicast_drop_counter(&self) -> DropCounter {
+        DropCounter::new(self.unicast.as_tokio(), self.joined.is_ipv6())
+    }
+
+    /// Whether there is something for [`Self::try_recv`], for who waits for several sockets.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.group.as_tokio().poll_recv_ready(context)
     }
 
     /// Waits for datagrams of the group or to this client.
@@ -141,4 +133,61 @@ impl ClientSocket {
             .send(destination, bytes, bytes.len().max(1))
             .await
     }
+}
+
+/// A socket that receives the group from one interface.
+pub(crate) fn open_group(
+    group: Group,
+    interface: &Interface,
+    options: ClientOptions,
+) -> Result<(Socket, Buffer), Error> {
+    let address = group.on(interface);
+    let failed = |step| Error::socket(step, address);
+    let socket = new_socket(address)?;
+    let buffer = grow_receive_buffer(&socket, options.receive_buffer)
+        .map_err(failed("set the receive buffer for"))?;
+    // Several clients on one machine each get a copy. Not SO_REUSEPORT, which would deal datagrams out.
+    socket.set_reuse_address(true).map_err(failed("share"))?;
+    // Only from the interface that was joined, whatever other programs join: IPv4 tells memberships apart by interface,
+    // IPv6 and broadcast do not.
+    match group.is_multicast() {
+        true => set_multicast_all(&socket, address, false).map_err(failed("restrict"))?,
+        false => bind_device(&socket, interface).map_err(failed("restrict"))?,
+    }
+    if group.is_ipv6() {
+        bind_device(&socket, interface).map_err(failed("restrict"))?;
+    }
+    // Bound to the group's address, so that other groups on the same port stay out.
+    socket.bind(&address.into()).map_err(failed("bind to"))?;
+    if group.is_multicast() {
+        join(&SockRef::from(&socket), group, interface).map_err(failed("join"))?;
+    }
+    let socket = Socket::register(socket, options.offload).map_err(failed("use the socket of"))?;
+    Ok((socket, buffer))
+}
+
+/// A socket of this client alone.
+pub(crate) fn open_unicast(interface: &Interface, options: ClientOptions) -> Result<Socket, Error> {
+    let address = interface.socket_address(0);
+    let failed = |step| Error::socket(step, address);
+    let socket = new_socket(address)?;
+    // A server may come to send everything here.
+    grow_receive_buffer(&socket, options.receive_buffer)
+        .map_err(failed("set the receive buffer for"))?;
+    // A probe asks the group.
+    send_to_groups(&socket, interface, 1)?;
+    bind(&socket, address).map_err(failed("bind to"))?;
+    Socket::register(socket, options.offload).map_err(failed("use the socket of"))
+}
+
+fn set_multicast_all(socket: &socket2::Socket, address: SocketAddr, all: bool) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => socket.set_multicast_all_v4(all),
+        SocketAddr::V6(_) => socket.set_multicast_all_v6(all),
+    }
+}
+
+fn bind_device(socket: &socket2::Socket, interface: &Interface) -> io::Result<()> {
+    // The option is the same for both families.
+    socket.bind_device_by_index_v4(NonZeroU32::new(interface.index()))
 }

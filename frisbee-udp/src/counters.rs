@@ -3,26 +3,35 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-/// Reads a socket's drop counter from `/proc/net/udp` (proc(5)).
+/// Reads a socket's drop counter from `/proc/net/udp` and `udp6` (proc(5)).
 ///
 /// `SO_RXQ_OVFL` would tell the same with every datagram; quinn-udp does not pass it on. One reading a second is
 /// enough, and costs some tens of microseconds.
 #[derive(Clone, Debug)]
 pub struct DropCounter {
     inode: Option<u64>,
+    table: &'static str,
     last: u64,
 }
 
 impl DropCounter {
-    pub(crate) fn new(socket: &impl AsFd) -> Self {
+    pub(crate) fn new(socket: &impl AsFd, is_ipv6: bool) -> Self {
         let inode = nix::sys::stat::fstat(socket).ok().map(|stat| stat.st_ino);
-        Self { inode, last: 0 }
+        let table = match is_ipv6 {
+            true => "/proc/net/udp6",
+            false => "/proc/net/udp",
+        };
+        Self {
+            inode,
+            table,
+            last: 0,
+        }
     }
 
     /// Datagrams dropped since the last call that told; `None` where the system does not tell, or not this time: the
     /// table may miss a line while other sockets come and go.
     pub fn read(&mut self) -> Option<u64> {
-        let table = fs::read_to_string("/proc/net/udp").ok()?;
+        let table = fs::read_to_string(self.table).ok()?;
         let drops = drops_of(&table, self.inode?)?;
         let new = drops.saturating_sub(self.last);
         self.last = drops;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use quinn_udp::{BATCH_SIZE, RecvMeta};
 
-/// Room for what the system may join into one message (GRO): the largest IPv4 packet.
+/// Room for what the system may join into one message (GRO): the largest packet.
 const MESSAGE_BYTES: usize = 1 << 16;
 
 /// A datagram that has come.

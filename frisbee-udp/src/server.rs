@@ -1,15 +1,16 @@
 //! The server's socket: multicasts to the group, receives requests by unicast.
 
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
-use crate::socket::{Socket, grow_receive_buffer, new_socket};
+use crate::socket::{Socket, bind, grow_receive_buffer, new_socket, send_to_groups};
 use crate::{Buffer, Error, Group, Interface, Offload, RecvBatch};
 
 /// How a [`ServerSocket`] is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerOptions {
-    /// Time to live of multicast datagrams: 1 stays in the local network, more passes multicast routers.
+    /// Time to live (hop limit) of multicast datagrams: 1 stays in the local network, more passes multicast routers.
     pub ttl: u8,
     /// Receive buffer for requests, in bytes.
     pub receive_buffer: usize,
@@ -34,7 +35,7 @@ const SEND_BUFFER: usize = 512 << 10;
 #[derive(Debug)]
 pub struct ServerSocket {
     socket: Socket,
-    group: Group,
+    destination: SocketAddr,
     buffer: Buffer,
 }
 
@@ -51,30 +52,18 @@ impl ServerSocket {
         interface: &Interface,
         options: ServerOptions,
     ) -> Result<Self, Error> {
-        let address = SocketAddrV4::new(interface.ipv4(), group.address().port());
+        let address = interface.socket_address(group.address().port());
         let failed = |step| Error::socket(step, address);
-        let socket = new_socket(address.into())?;
+        let socket = new_socket(address)?;
         let buffer = grow_receive_buffer(&socket, options.receive_buffer)
             .map_err(failed("set the receive buffer for"))?;
         socket
             .set_send_buffer_size(SEND_BUFFER)
             .map_err(failed("set the send buffer for"))?;
-        socket
-            .set_multicast_if_v4(&interface.ipv4())
-            .map_err(failed("multicast from"))?;
-        socket
-            .set_multicast_ttl_v4(u32::from(options.ttl))
-            .map_err(failed("set the multicast TTL for"))?;
-        // Clients may run on this machine.
-        socket
-            .set_multicast_loop_v4(true)
-            .map_err(failed("loop multicast back to"))?;
-        socket
-            .bind(&address.into())
+        send_to_groups(&socket, interface, options.ttl)?;
+        bind(&socket, address)
             .or_else(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    socket.bind(&SocketAddrV4::new(interface.ipv4(), 0).into())
-                }
+                io::ErrorKind::AddrInUse => bind(&socket, interface.socket_address(0)),
                 _ => Err(error),
             })
             .map_err(failed("bind to"))?;
@@ -82,7 +71,7 @@ impl ServerSocket {
             Socket::register(socket, options.offload).map_err(failed("use the socket of"))?;
         Ok(Self {
             socket,
-            group,
+            destination: group.on(interface),
             buffer,
         })
     }
@@ -108,7 +97,28 @@ impl ServerSocket {
     /// # Errors
     /// What the system says, such as `EMSGSIZE` for a datagram that is larger than the interface's MTU.
     pub async fn multicast(&self, bytes: &[u8], segment: usize) -> io::Result<()> {
-        self.socket.send(self.group.address(), bytes, segment).await
+        self.socket.send(self.destination, bytes, segment).await
+    }
+
+    /// As [`Self::multicast`], to one client.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn send_to(
+        &self,
+        destination: SocketAddr,
+        bytes: &[u8],
+        segment: usize,
+    ) -> io::Result<()> {
+        self.socket.send(destination, bytes, segment).await
+    }
+
+    /// Whether there is something for [`Self::try_recv`], for who waits for several sockets.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.as_tokio().poll_recv_ready(context)
     }
 
     /// Waits for requests.

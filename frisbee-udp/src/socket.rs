@@ -1,14 +1,16 @@
 //! One UDP socket under tokio, with batched sending and receiving.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
 use tokio::io::Interest;
 
-use crate::{BATCH_BYTES_MAX, BATCH_SEGMENTS_MAX, Error, RecvBatch};
+use crate::{BATCH_BYTES_MAX, BATCH_SEGMENTS_MAX, Error, Interface, RecvBatch};
 
 /// Whether the system may cut and join datagrams on our behalf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,10 +38,71 @@ impl Buffer {
     }
 }
 
-/// A new IPv4 UDP socket, not bound yet.
+/// A new UDP socket of the address's family, not bound yet.
 pub(crate) fn new_socket(address: SocketAddr) -> Result<socket2::Socket, Error> {
-    socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
-        .map_err(Error::socket("open a socket for", address))
+    let failed = |step| Error::socket(step, address);
+    let domain = Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))
+        .map_err(failed("open a socket for"))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(true).map_err(failed("restrict"))?;
+    }
+    Ok(socket)
+}
+
+/// How long a new IPv6 address may take until it can be used: duplicate address detection (RFC 4862).
+const TENTATIVE: Duration = Duration::from_secs(4);
+
+/// Binds to an address of this machine, which may be about to become one.
+pub(crate) fn bind(socket: &socket2::Socket, address: SocketAddr) -> io::Result<()> {
+    let end = Instant::now() + TENTATIVE;
+    loop {
+        match socket.bind(&address.into()) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrNotAvailable
+                    && address.is_ipv6()
+                    && Instant::now() < end =>
+            {
+                thread::sleep(Duration::from_millis(100));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What is sent to groups leaves by this interface, and passes this many routers less one.
+pub(crate) fn send_to_groups(
+    socket: &socket2::Socket,
+    interface: &Interface,
+    ttl: u8,
+) -> Result<(), Error> {
+    let failed = |step| Error::socket(step, interface.socket_address(0));
+    match interface.address() {
+        IpAddr::V4(address) => {
+            socket
+                .set_multicast_if_v4(&address)
+                .map_err(failed("multicast from"))?;
+            socket
+                .set_multicast_ttl_v4(ttl.into())
+                .map_err(failed("set the multicast TTL for"))?;
+            // Clients may run on this machine.
+            socket
+                .set_multicast_loop_v4(true)
+                .map_err(failed("loop multicast back to"))?;
+            socket.set_broadcast(true).map_err(failed("broadcast from"))
+        }
+        IpAddr::V6(_) => {
+            socket
+                .set_multicast_if_v6(interface.index())
+                .map_err(failed("multicast from"))?;
+            socket
+                .set_multicast_hops_v6(ttl.into())
+                .map_err(failed("set the hop limit for"))?;
+            socket
+                .set_multicast_loop_v6(true)
+                .map_err(failed("loop multicast back to"))
+        }
+    }
 }
 
 /// Makes the receive buffer as large as wanted, or as large as the system allows.

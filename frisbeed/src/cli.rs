@@ -10,11 +10,14 @@ const EXAMPLES: &str = "\
 Examples:
   Serve an image on the network of eth0, until stopped:
     frisbeed --interface eth0 golden.frz
-  Two images at the same time need two groups:
-    frisbeed --group 239.192.7.1:7001 --interface eth0 golden.frz
-    frisbeed --group 239.192.7.2:7001 --interface eth0 other.frz
+  Two images at the same time, which share the rate; best on two ports, for clients without multicast:
+    frisbeed --rate 900M --serve 239.192.7.1:7001=golden.frz --serve 239.192.7.2:7002=other.frz
+  On a second machine, to take over if the first one falls silent:
+    frisbeed --standby --interface eth0 golden.frz
   Leave room for others on a gigabit network, and end when all clients are done:
     frisbeed --rate 700M --exit-after 60 --interface eth0 golden.frz
+  Does multicast work here, and why not? (frisbee-client --probe on the other machines)
+    frisbeed --probe --interface eth0
   Serve an old image of Emulab to clients that accept such (--allow-legacy):
     frisbeed --interface eth0 old.ndz";
 
@@ -25,31 +28,83 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "frisbeed", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
 pub struct Cli {
-    /// Multicast group and UDP port; clients have to be given the same
+    /// Multicast group (or broadcast address) and UDP port; clients have to be given the same
     #[arg(short, long, value_name = "ADDRESS:PORT", default_value_t = String::from("239.192.7.1:7001"))]
     pub(crate) group: String,
 
-    /// Network interface to serve on, by name or IPv4 address [default: where the system routes the group to]
+    /// Network interface to serve on, by name or address [default: where the system routes the group to]
     #[arg(short, long, value_name = "INTERFACE")]
     pub(crate) interface: Option<String>,
 
-    /// Rate never exceeded, in bits per second on the wire: 900M, 2.5G [default: what the clients keep up with]
+    /// One more image, and the group that it is served to: any number, beside IMAGE or instead of it
+    #[arg(short, long, value_name = "ADDRESS:PORT=IMAGE", value_parser = parse_served)]
+    pub(crate) serve: Vec<Served>,
+
+    /// Rate never exceeded by all images and clients together, in bits per second on the wire: 900M, 2.5G [default: what the clients keep up with]
     #[arg(short, long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) rate: Option<u64>,
 
-    /// Time to live of the datagrams: 1 stays in the local network, more passes multicast routers
+    /// Time to live (hop limit) of the datagrams: 1 stays in the local network, more passes multicast routers
     #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) ttl: u8,
+
+    /// Be silent while another server of the same image is heard, and take over when it is not
+    #[arg(long)]
+    pub(crate) standby: bool,
+
+    /// Clients that may be served at their own addresses at a time, of each image: those that multicast does not reach
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) unicast_lanes: u16,
+
+    /// Serve the groups only
+    #[arg(long, conflicts_with = "unicast_lanes")]
+    pub(crate) no_unicast: bool,
 
     /// End when no request has come for this long; without it, serve until stopped
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) exit_after: Option<u64>,
 
-    /// Report as JSON, one object per line on stdout: start, progress, message, finish, fail
+    /// Serve nothing: find out with `frisbee-client --probe` on other machines whether multicast works between them,
+    /// at what rate (up to --rate, or 1 Gbit/s, for some seconds) and up to which size; until stopped, or --exit-after
+    #[arg(long, conflicts_with_all = ["image", "serve", "standby"])]
+    pub(crate) probe: bool,
+
+    /// Report as JSON, one object per line on stdout: start, progress, message, takeover, standby, client, finish, fail
     #[arg(long)]
     pub(crate) json: bool,
 
     /// Image to serve, of this project (frz) or of Emulab (ndz)
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["serve", "probe"])]
+    pub(crate) image: Option<PathBuf>,
+}
+
+/// An image file, and the group that it is served to, as they were typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Served {
+    pub(crate) group: String,
     pub(crate) image: PathBuf,
+}
+
+fn parse_served(text: &str) -> Result<Served, String> {
+    let (group, image) = text.split_once('=').ok_or(
+        "an image and its group are given as ADDRESS:PORT=IMAGE, such as 239.192.7.2:7002=other.frz",
+    )?;
+    if image.is_empty() {
+        return Err("behind the = no image is named".into());
+    }
+    Ok(Served {
+        group: group.into(),
+        image: image.into(),
+    })
+}
+
+impl Cli {
+    /// Every image that is to be served, the one without an option of its own first.
+    pub(crate) fn served(&self) -> Vec<Served> {
+        let plain = self.image.iter().map(|image| Served {
+            group: self.group.clone(),
+            image: image.clone(),
+        });
+        plain.chain(self.serve.iter().cloned()).collect()
+    }
 }

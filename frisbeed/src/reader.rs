@@ -27,31 +27,33 @@ pub(crate) enum Reply {
     Encoded(u32, Option<Arc<Parity>>),
 }
 
-/// Asks the thread and hears from it. The protocol machine bounds how much is asked for at a time.
+/// Asks the thread and hears from it; each time with the image's place among those served. The protocol machines bound
+/// how much is asked for at a time.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    requests: mpsc::Sender<Job>,
-    replies: async_mpsc::UnboundedReceiver<Reply>,
+    requests: mpsc::Sender<(usize, Job)>,
+    replies: async_mpsc::UnboundedReceiver<(usize, Reply)>,
 }
 
 impl Reader {
-    /// Starts the thread. It ends when the reader is dropped.
-    pub(crate) fn start(image: ImageFile) -> io::Result<Self> {
-        let (requests, wanted) = mpsc::channel();
+    /// Starts the thread: one for all images, which may lie on one disk. It ends when the reader is dropped.
+    pub(crate) fn start(images: Vec<Arc<ImageFile>>) -> io::Result<Self> {
+        let (requests, wanted) = mpsc::channel::<(usize, Job)>();
         let (reply, replies) = async_mpsc::unbounded_channel();
         thread::Builder::new()
             .name("reader".into())
             .spawn(move || {
-                for job in wanted {
+                for (image, job) in wanted {
+                    let Some(file) = images.get(image) else {
+                        continue;
+                    };
                     let done = match job {
-                        Job::Load(object) => {
-                            Reply::Loaded(object, image.load(object).map(Arc::new))
-                        }
+                        Job::Load(object) => Reply::Loaded(object, file.load(object).map(Arc::new)),
                         Job::Encode(object, loaded, blocks) => {
                             Reply::Encoded(object, Parity::of(&loaded, blocks).map(Arc::new))
                         }
                     };
-                    if reply.send(done).is_err() {
+                    if reply.send((image, done)).is_err() {
                         break;
                     }
                 }
@@ -60,12 +62,12 @@ impl Reader {
     }
 
     /// Has something done; the answer comes from [`Reader::reply`]. `false` if the thread has ended.
-    pub(crate) fn request(&self, job: Job) -> bool {
-        self.requests.send(job).is_ok()
+    pub(crate) fn request(&self, image: usize, job: Job) -> bool {
+        self.requests.send((image, job)).is_ok()
     }
 
     /// Waits for the next answer. `None` if the thread has ended.
-    pub(crate) async fn reply(&mut self) -> Option<Reply> {
+    pub(crate) async fn reply(&mut self) -> Option<(usize, Reply)> {
         self.replies.recv().await
     }
 }

@@ -146,7 +146,7 @@ fn what_cannot_be_served_is_refused_in_one_line() {
         ),
         (&["--interface", "nowhere0"], &image, 6, "lo (127.0.0.1)"),
         (&["--group", "192.0.2.1:7001"], &image, 6, "multicast"),
-        (&["--group", "[ff15::7]:7001"], &image, 6, "IPv6"),
+        (&["--group", "[ff11::7]:7001"], &image, 6, "scope"),
         (&["--rate", "fast"], &image, 2, "--rate"),
     ];
     for (arguments, image, expected, words) in cases {

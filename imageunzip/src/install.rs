@@ -44,6 +44,14 @@ pub struct InstallOptions {
     /// Most chunks that wait to be opened, after which [`Installer::submit`] waits. `None` for a caller that bounds
     /// them itself.
     pub queue: Option<usize>,
+    /// Most opened chunks that wait to be written, beside one for each thread. Chunks take unlike times to open and to
+    /// write: with some in store, neither waits for the other.
+    pub ahead: usize,
+}
+
+impl InstallOptions {
+    /// What [`Self::ahead`] is where memory allows it.
+    pub(crate) const AHEAD: usize = 14;
 }
 
 impl Default for InstallOptions {
@@ -54,6 +62,7 @@ impl Default for InstallOptions {
             verify: false,
             threads,
             queue: Some(threads),
+            ahead: Self::AHEAD,
         }
     }
 }
@@ -117,8 +126,15 @@ impl Format {
         }
     }
 
-    fn opener(&self) -> Result<ChunkOpener, FormatError> {
-        let opener = |context: &Arc<Context>| Opener::new(Arc::clone(context));
+    /// With `verify` the data's own hashes are checked too, on the way from the codec to the disk.
+    fn opener(&self, verify: bool) -> Result<ChunkOpener, FormatError> {
+        let opener = |context: &Arc<Context>| {
+            let opener = Opener::new(Arc::clone(context))?;
+            Ok(match verify {
+                true => opener,
+                false => opener.without_plain_hash(),
+            })
+        };
         Ok(match self {
             Self::Frz {
                 context,
@@ -238,14 +254,14 @@ impl Installer {
 
         // Everything that can fail without the disk comes before the first write, which is the last thing here.
         let openers: Vec<ChunkOpener> = (0..threads)
-            .map(|_| format.opener())
+            .map(|_| format.opener(options.verify))
             .collect::<Result<_, FormatError>>()?;
 
         let (chunk_sender, chunk_receiver) = options.queue.map_or_else(unbounded, bounded);
         let (spare_sender, spare) = bounded(threads + options.queue.unwrap_or(threads));
         let (disk_sender, disk_receiver) = bounded(1);
-        let (open_sender, open_receiver) = bounded::<Parcel>(threads);
-        let (empty_sender, empty_receiver) = bounded::<Opened>(2 * threads + 2);
+        let (open_sender, open_receiver) = bounded::<Parcel>(threads + options.ahead);
+        let (empty_sender, empty_receiver) = bounded::<Opened>(2 * threads + 2 + options.ahead);
         let openers = openers
             .into_iter()
             .map(|opener| {

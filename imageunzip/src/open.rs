@@ -12,6 +12,7 @@ use frisbee_cli::stages::Stages;
 
 use crate::Error;
 use crate::contents::Origin;
+use crate::direct::Aligned;
 use crate::install::{Event, Observer};
 use crate::legacy::Legacy;
 use crate::part::clip;
@@ -62,7 +63,7 @@ pub(crate) struct Opened {
     pub(crate) proof: Proof,
     pub(crate) layout: Layout,
     /// The regions' data, one after the other.
-    pub(crate) data: Vec<u8>,
+    pub(crate) data: Aligned,
     /// BLAKE3 of the data, if they are to be read back.
     pub(crate) hash: Option<blake3::Hash>,
     /// The data are too many, and have gone to the writer in parts.

@@ -1,5 +1,6 @@
 //! Options about an installation, which imageunzip and frisbee-client share.
 
+use chunkfmt::CHUNK_SIZE_MAX;
 use clap::{Args, ValueEnum};
 use frisbee_cli::units;
 
@@ -101,15 +102,17 @@ impl InstallArgs {
     pub fn options(&self, taken: u64) -> InstallOptions {
         let usual = InstallOptions::default();
         let wanted = self.threads.map_or(usual.threads, usize::from);
-        let room = self.memory.saturating_sub(MEMORY_FIXED + taken) / MEMORY_PER_THREAD;
-        let threads = wanted
-            .min(usize::try_from(room).unwrap_or(usize::MAX))
-            .max(1);
+        let room = self.memory.saturating_sub(MEMORY_FIXED + taken);
+        let count = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let threads = wanted.min(count(room / MEMORY_PER_THREAD)).max(1);
+        let left = room.saturating_sub(threads as u64 * MEMORY_PER_THREAD);
+        let ahead = count(left / u64::from(CHUNK_SIZE_MAX));
         InstallOptions {
             free: self.free.into(),
             verify: self.verify,
             threads,
             queue: Some(threads),
+            ahead: ahead.min(InstallOptions::AHEAD),
         }
     }
 
@@ -156,9 +159,13 @@ mod tests {
         install: InstallArgs,
     }
 
-    fn threads(arguments: &[&str], taken: u64) -> usize {
+    fn options(arguments: &[&str], taken: u64) -> InstallOptions {
         let words = ["program"].iter().chain(arguments);
-        Program::parse_from(words).install.options(taken).threads
+        Program::parse_from(words).install.options(taken)
+    }
+
+    fn threads(arguments: &[&str], taken: u64) -> usize {
+        options(arguments, taken).threads
     }
 
     #[test]
@@ -177,5 +184,13 @@ mod tests {
         assert_eq!(threads(&["--threads", "3"], 0), 3);
         assert_eq!(threads(&["--threads", "3", "--memory", "48M"], 12 << 20), 1);
         assert!(Program::try_parse_from(["program", "--memory", "47M"]).is_err());
+
+        // What threads leave is for chunks in store.
+        let ahead = |memory: &str| options(&["--threads", "3", "--memory", memory], 0).ahead;
+        assert_eq!(ahead("256M"), InstallOptions::AHEAD);
+        assert_eq!(
+            [ahead("60M"), ahead("61M"), ahead("62M"), ahead("70M")],
+            [0, 0, 1, 5]
+        );
     }
 }

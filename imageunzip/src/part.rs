@@ -16,6 +16,7 @@ use frisbee_cli::{Exit, Failure, Interrupt, confirm, units};
 use serde_json::json;
 
 use crate::contents::{Contents, Held};
+use crate::direct::Aligned;
 use crate::run::{Installation, Title};
 use crate::source::{Source, check_file};
 use crate::unzip::Cli;
@@ -154,7 +155,7 @@ fn sectors_inside(layout: &Layout, part: &Range<u64>) -> u64 {
 }
 
 /// Cuts a chunk down to a part of its disk, of which it becomes a chunk. `data` holds the regions' sectors.
-pub(crate) fn clip(layout: &mut Layout, data: &mut Vec<u8>, part: &Range<u64>, sector_size: u32) {
+pub(crate) fn clip(layout: &mut Layout, data: &mut Aligned, part: &Range<u64>, sector_size: u32) {
     let inside = |first: u64, end: u64| first.max(part.start)..end.min(part.end);
     let mut before = 0;
     let mut kept = 0;
@@ -178,8 +179,7 @@ pub(crate) fn clip(layout: &mut Layout, data: &mut Vec<u8>, part: &Range<u64>, s
     });
     let bytes =
         |sectors: u64| usize::try_from(sectors * u64::from(sector_size)).unwrap_or(usize::MAX);
-    data.drain(..bytes(before).min(data.len()));
-    data.truncate(bytes(kept));
+    data.keep(bytes(before), bytes(kept));
     layout.relocations.retain_mut(|relocation| {
         let is_inside = part.contains(&relocation.sector);
         relocation.sector = relocation.sector.saturating_sub(part.start);
@@ -307,12 +307,14 @@ mod tests {
             let mut layout = Layout::new(span, regions);
             let held = sectors(&layout);
             // Each sector is filled with its number.
-            let mut data: Vec<u8> = held.iter().flat_map(|&sector| [sector.to_le_bytes()[0]; 512]).collect();
+            let bytes: Vec<u8> = held.iter().flat_map(|&sector| [sector.to_le_bytes()[0]; 512]).collect();
+            let mut data = Aligned::default();
+            data.extend_from_slice(&bytes);
             let part = start..start + length;
             clip(&mut layout, &mut data, &part, 512);
             let inside: Vec<u64> = held.into_iter().filter(|sector| part.contains(sector)).collect();
             let expected: Vec<u8> = inside.iter().flat_map(|&sector| [sector.to_le_bytes()[0]; 512]).collect();
-            prop_assert_eq!(&data, &expected);
+            prop_assert_eq!(&*data, &expected);
             let shifted: Vec<u64> = inside.iter().map(|sector| sector - start).collect();
             prop_assert_eq!(sectors(&layout), shifted);
             let all = (span.first..span.end()).filter(|sector| part.contains(sector)).count();

@@ -6,16 +6,13 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
-use chunkfmt::Layout;
+use chunkfmt::{Buffer, Layout};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::after::table;
-
-/// Direct reads begin and end at multiples of this, in memory too. No disk has larger sectors.
-const ALIGNMENT: usize = 4096;
+use crate::direct::{self, ALIGNMENT, Aligned};
 
 /// Where a read ends at the latest if there is another region to be read.
 const READ_MAX: u64 = 4 << 20;
@@ -35,15 +32,7 @@ pub(crate) struct Readback {
 
 /// Memory for direct reads, reused from one to the next.
 #[derive(Debug, Default)]
-pub(crate) struct Room(Vec<u8>);
-
-impl Room {
-    fn aligned(&mut self, length: usize) -> &mut [u8] {
-        self.0.resize(self.0.len().max(length + ALIGNMENT), 0);
-        let start = self.0.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        &mut self.0[start..start + length]
-    }
-}
+pub(crate) struct Room(Aligned);
 
 /// Where the regions of a chunk are, in bytes.
 pub(crate) fn byte_ranges(layout: &Layout, sector_size: u64) -> Vec<Range<u64>> {
@@ -62,11 +51,7 @@ impl Readback {
     pub(crate) fn new(disk: &File) -> io::Result<Self> {
         let cached = disk.try_clone()?;
         // The very same file, whatever its path names by now.
-        let direct = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(format!("/proc/self/fd/{}", disk.as_raw_fd()))
-            .ok();
+        let direct = direct::reopen(disk, OpenOptions::new().read(true)).ok();
         if direct.is_none() {
             // What is clean leaves the cache. That a file in memory has no other place is no error.
             let _ = posix_fadvise(&cached, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
@@ -152,7 +137,7 @@ impl Readback {
         let last = end.next_multiple_of(ALIGNMENT as u64);
         let length = |bytes: u64| usize::try_from(bytes).map_err(io::Error::other);
         let (skip, wanted) = (length(start - first)?, length(end - start)?);
-        let bytes = room.aligned(length(last - first)?);
+        let bytes = room.0.of_length(length(last - first)?);
         let read = |file: &File, bytes: &mut [u8]| -> io::Result<()> {
             let mut done = 0;
             // The end of the disk may be anywhere in the last step.

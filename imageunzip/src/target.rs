@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::Error;
 use crate::after::table::{self, Finished};
 use crate::candidate::{Candidate, FILE_MAX, Kind, refuse_same_file};
+use crate::direct::DirectWriter;
 use crate::discard::discard;
 use crate::edges::Edges;
 use crate::install::FreeSpace;
@@ -174,6 +175,7 @@ impl Target {
             discard: self.kind == Kind::Device,
             remove: (self.kind == Kind::NewFile).then(|| self.path.clone()),
             path: self.path,
+            direct: DirectWriter::new(&file, self.kind, self.sector_size),
             file,
             sector_size: self.sector_size,
             edit: self.edit,
@@ -205,6 +207,7 @@ impl Target {
 pub(crate) struct Disk {
     path: PathBuf,
     file: File,
+    direct: DirectWriter,
     kind: Kind,
     /// Bytes of the target; `None` for a file that takes a length which only the end of the image will tell.
     size: Option<u64>,
@@ -267,10 +270,22 @@ impl Disk {
                 self.write(offset + run.start as u64, bytes)
             };
             sparse::runs(middle).try_for_each(write)?;
-        } else {
-            self.write(offset, middle)?;
+            self.back.wrote(&self.file, offset, middle.len() as u64);
+            return Ok(());
         }
-        self.back.wrote(&self.file, offset, middle.len() as u64);
+        let written = self.direct.write(offset, middle);
+        let written = written.map_err(|(done, source)| Error::Write {
+            path: self.path.clone(),
+            offset: offset + done as u64,
+            length: (middle.len() - done) as u64,
+            source,
+        })?;
+        let rest = middle.get(written..).unwrap_or_default();
+        if !rest.is_empty() {
+            let offset = offset + written as u64;
+            self.write(offset, rest)?;
+            self.back.wrote(&self.file, offset, rest.len() as u64);
+        }
         Ok(())
     }
 

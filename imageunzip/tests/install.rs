@@ -90,6 +90,7 @@ impl Image {
             free,
             threads: 2,
             queue: None,
+            ahead: 1,
         };
         let events = Arc::clone(events);
         Installer::start(

@@ -139,6 +139,7 @@ impl Image {
             free,
             threads: 2,
             queue: None,
+            ahead: 1,
         };
         let events = Arc::clone(events);
         let note = move |event| events.lock().unwrap().push(event);

@@ -1,14 +1,17 @@
 //! A server and clients in a room, installing one image: what most multicast tests begin with.
 
+use std::ffi::OsStr;
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::background::Background;
-use crate::command::LIMIT;
+use crate::command::{LIMIT, tool};
 use crate::events;
 use crate::room::{INTERFACE, Machine, Room};
 use crate::scene::Scene;
@@ -97,7 +100,7 @@ pub fn serve(
     machine: &Machine,
     scene: &Scene,
     image: &Path,
-    group: SocketAddrV4,
+    group: impl Display,
     rate: &str,
 ) -> Result<Background> {
     let server = Background::start(
@@ -109,6 +112,50 @@ pub fn serve(
     Ok(server)
 }
 
+/// Starts a program on a machine.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn start(machine: &Machine, command: &Command) -> Result<Background> {
+    Background::start(machine.netns.command(command)?)
+}
+
+/// Starts `frisbeed` with these options on a machine, and waits until it serves.
+///
+/// # Errors
+/// What it says.
+pub fn serve_with<S: AsRef<OsStr>>(
+    machine: &Machine,
+    options: impl IntoIterator<Item = S>,
+) -> Result<Background> {
+    let mut command = tool("frisbeed")?;
+    command
+        .args(["--json", "--interface", INTERFACE])
+        .args(options);
+    let server = start(machine, &command)?;
+    events::next(&server, "start")?;
+    Ok(server)
+}
+
+/// Starts a client with these options, and no others but its keys, on a machine.
+///
+/// # Errors
+/// If it cannot be started.
+pub fn student_with(
+    machine: &Machine,
+    scene: &Scene,
+    target: PathBuf,
+    options: &[&str],
+) -> Result<Student> {
+    let mut command = scene.keys.client()?;
+    command
+        .args(["--json", "--timeout", "60"])
+        .args(options)
+        .arg(&target);
+    let client = start(machine, &command)?;
+    Ok(Student { client, target })
+}
+
 /// Starts a client on a machine.
 ///
 /// # Errors
@@ -117,7 +164,7 @@ pub fn student(
     machine: &Machine,
     scene: &Scene,
     target: PathBuf,
-    group: SocketAddrV4,
+    group: impl Display,
 ) -> Result<Student> {
     let client = Background::start(
         machine

@@ -97,6 +97,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("swaplabel", "util-linux"),
     ("swapon", "mount"),
     ("time", "time"),
+    ("tshark", "tshark"),
     ("tsk_recover", "sleuthkit"),
     ("tune2fs", "e2fsprogs"),
     ("xfs_db", "xfsprogs"),
@@ -121,7 +122,11 @@ pub const DEMO_TOOLS: &[&str] = &[
 /// What only the measurements need.
 pub const BENCH_TOOLS: &[(&str, &str)] = &[
     ("partclone.ext4", "partclone"),
+    ("tc", "iproute2"),
+    ("udp-receiver", "udpcast"),
     ("udp-sender", "udpcast"),
+    ("uftp", "uftp"),
+    ("uftpd", "uftp"),
     ("zstd", "zstd"),
 ];
 

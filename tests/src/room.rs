@@ -1,7 +1,7 @@
 //! A room: a switch, and machines at it that can lose packets, each a network namespace.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -54,6 +54,11 @@ impl Room {
         })
     }
 
+    /// The switch's namespace, where each machine has a port `port0`, `port1`, ... on `bridge`.
+    pub fn switch(&self) -> &Netns {
+        &self.switch
+    }
+
     /// Connects one more machine.
     ///
     /// # Errors
@@ -90,17 +95,43 @@ impl Machine {
     ///
     /// # Errors
     /// If none does.
-    pub fn joins(&self, group: Ipv4Addr) -> Result<()> {
+    pub fn joins(&self, group: impl Into<IpAddr>) -> Result<()> {
+        let group = group.into();
         let end = Instant::now() + LIMIT;
         while !self
             .netns
             .ip(&format!("maddress show dev {INTERFACE}"))?
-            .contains(&group.to_string())
+            .split_whitespace()
+            .any(|word| word == group.to_string())
         {
             ensure!(Instant::now() < end, "nobody joins {group}");
             thread::sleep(Duration::from_millis(10));
         }
         Ok(())
+    }
+
+    /// Gives it an IPv6 address of a network of the room's machines.
+    ///
+    /// # Errors
+    /// What `ip` says.
+    pub fn with_ipv6(&self) -> Result<Ipv6Addr> {
+        let [.., host] = self.address.octets();
+        let address = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, host.into());
+        self.netns
+            .ip(&format!("address add {address}/64 dev {INTERFACE} nodad"))?;
+        Ok(address)
+    }
+
+    /// Filters what it receives and sends by these rules of nftables, each in the chain `input` or `output`.
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn filter(&self, input: &str, output: &str) -> Result<()> {
+        self.nft(&format!(
+            "table inet filter {{\n\
+             chain input {{ type filter hook input priority 0; {input}; }}\n\
+             chain output {{ type filter hook output priority 0; {output}; }}\n}}\n"
+        ))
     }
 
     /// From now on loses this many of a thousand UDP packets that it receives, and of those that it sends.
@@ -109,11 +140,14 @@ impl Machine {
     /// What `nft` says.
     pub fn lose(&self, permille: u32) -> Result<()> {
         let drop = format!("meta l4proto udp numgen random mod 1000 < {permille} drop");
-        let rules = format!(
+        self.nft(&format!(
             "table inet loss {{\n\
              chain input {{ type filter hook input priority 0; {drop}; }}\n\
              chain output {{ type filter hook output priority 0; {drop}; }}\n}}\n"
-        );
+        ))
+    }
+
+    fn nft(&self, rules: &str) -> Result<()> {
         let mut nft = system("nft")?;
         nft.args(["-f", "-"]);
         let mut child = self.netns.command(&nft)?.stdin(Stdio::piped()).spawn()?;

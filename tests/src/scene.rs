@@ -1,7 +1,7 @@
 //! A golden disk, its owner's keys and its image, in a directory that goes when the test ends.
 
+use std::fmt::Display;
 use std::fs::{self, File};
-use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -92,7 +92,7 @@ impl Scene {
     pub fn server(
         &self,
         image: &Path,
-        group: SocketAddrV4,
+        group: impl Display,
         interface: &str,
         rate: &str,
     ) -> Result<Command> {
@@ -114,7 +114,7 @@ impl Scene {
     ///
     /// # Errors
     /// If it was not built.
-    pub fn client(&self, target: &Path, group: SocketAddrV4, interface: &str) -> Result<Command> {
+    pub fn client(&self, target: &Path, group: impl Display, interface: &str) -> Result<Command> {
         let mut command = self.keys.client()?;
         command.args([
             "--json",

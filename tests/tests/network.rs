@@ -2,6 +2,7 @@
 //! machine.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -105,7 +106,7 @@ fn interfaces_and_groups_that_cannot_be() -> Result<()> {
         ),
         (&["--interface", "lo", "--group", "239.192.7.1:0"], "port"),
         (&["--interface", "lo", "--group", "239.192.7.1:70000"], ""),
-        (&["--interface", "lo", "--group", "[ff15::7]:7001"], "IPv6"),
+        (&["--interface", "lo", "--group", "[ff11::7]:7001"], "scope"),
         (&["--interface", "lo", "--group", "eth0"], ""),
     ];
     for (options, part) in wrong {
@@ -213,5 +214,33 @@ fn no_image_to_serve() -> Result<()> {
         run(scene.server(&bad, group, "lo", "40M")?)?.failure(3)?;
     }
     run(scene.server(&scene.path("nowhere"), own_group(), "lo", "40M")?)?.failure(3)?;
+    Ok(())
+}
+
+/// `/dev/null`: everything is received and proven, without a content key and without being asked whether it may be
+/// written to.
+#[test]
+fn nothing_is_kept() -> Result<()> {
+    let scene = Scene::new(&Recipe::TINY)?;
+    let group = own_group();
+    let server = Background::start(scene.server(&scene.image, group, "lo", "300M")?)?;
+    events::next(&server, "start")?;
+    let client = |owner: &Path, timeout: &str| -> Result<Outcome> {
+        let mut client = tool("frisbee-client")?;
+        client.args(["--json", "--interface", "lo", "--timeout", timeout]);
+        client.args(["--group", &group.to_string(), "--trust"]);
+        client.arg(owner).arg("/dev/null");
+        run(client)
+    };
+    let outcome = client(&scene.keys.public, "60")?.success()?;
+    let finish = events::last(&outcome, "finish")?;
+    let blocks = finish["blocks"].as_u64().context("no blocks")?;
+    let image = std::fs::metadata(&scene.image)?.len();
+    ensure!(finish["bytes"] == finish["total_bytes"], "{finish}");
+    ensure!(blocks * 1024 > image / 2, "{finish}");
+    // What is not trusted is not received either.
+    let other = Scene::new(&Recipe::TINY)?;
+    client(&other.keys.public, "1")?.failure(4)?;
+    class::end(server)?;
     Ok(())
 }

@@ -68,6 +68,35 @@ fn one_damaged_chunk_is_all_that_is_written_again() -> Result<()> {
     scene.installed_on(&target)
 }
 
+/// The next version of a golden disk, on a disk that has the version before: what has not changed stays.
+#[test]
+fn an_older_version_is_brought_up_to_date() -> Result<()> {
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let target = scene.used_disk("target")?;
+    let whole = events::last(&install(&scene, &target, &[])?, "finish")?;
+    let next = scene.path("next");
+    fs::copy(&scene.disk.path, &next)?;
+    // In the data of a large file, so that the filesystem stays sound.
+    let allocated = scene.disk.allocated()?;
+    let largest = allocated.iter().max_by_key(|range| range.end - range.start);
+    let largest = largest.context("nothing is allocated")?;
+    let file = File::options().write(true).open(&next)?;
+    file.write_all_at(b"newer", (largest.start + largest.end) / 2)?;
+    let image = scene.path("next.frz");
+    scene.keys.zip(&next, &image)?;
+
+    let mut unzip = scene.keys.imageunzip()?;
+    unzip.args(["--json", "--reuse"]).arg(&image).arg(&target);
+    let outcome = run(unzip)?.success()?;
+    let updated = events::last(&outcome, "finish")?;
+    ensure!(number(&updated, "chunks")? == 1, "{updated}");
+    ensure!(
+        number(&updated, "kept_chunks")? + 1 == number(&whole, "chunks")?,
+        "{updated}"
+    );
+    ranges::same(&next, &target, &allocated)
+}
+
 #[test]
 fn free_space_around_what_is_kept_is_cleared_too() -> Result<()> {
     let scene = Scene::new(&Recipe::SMALL)?;

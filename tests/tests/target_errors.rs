@@ -13,6 +13,7 @@ use e2e::command::Outcome;
 use e2e::disk::Recipe;
 use e2e::fault_disk::{FaultyTarget, WriteFault};
 use e2e::fuse_disk::{Errno, FuseDisk};
+use e2e::loop_device::LoopDevice;
 use e2e::need::{self, Need};
 use e2e::room::INTERFACE;
 use e2e::scene::{Scene, nothing_to_boot};
@@ -85,6 +86,52 @@ fn bad_sectors() -> Result<()> {
     for place in [1024, scene.disk.bytes - 512] {
         let (offset, length) = range(&fails(&scene, &WriteFault::Bad(place..place + 512))?)?;
         ensure!(offset <= place && place < offset + length, "{place}");
+    }
+    Ok(())
+}
+
+/// A device is written past the page cache: so it is told where it failed, and not only that a flush did.
+#[test]
+fn bad_sectors_of_a_device() -> Result<()> {
+    if !needs() || !need::met(&[Need::Loop]) {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let allocated = scene.disk.allocated()?;
+    let largest = allocated.iter().max_by_key(|range| range.end - range.start);
+    let largest = largest.context("nothing is allocated")?;
+    let place = (largest.start + largest.end) / 2 / 4096 * 4096;
+    let (file, disk) = faulty(&scene, WriteFault::Bad(place..place + 512))?;
+    {
+        let device = LoopDevice::attach(disk.path(), 512)?;
+        let outcome = install(&scene, device.path())?;
+        let line = outcome.failure(7)?;
+        let (offset, length) = range(line)?;
+        ensure!(
+            offset <= place && place < offset + length && length <= 2 * MIB,
+            "{place}: {line}"
+        );
+        ensure!(line.contains("will not boot"), "{line}");
+    }
+    drop(disk);
+    nothing_to_boot(&file)
+}
+
+#[test]
+fn a_device_that_vanishes() -> Result<()> {
+    if !needs() || !need::met(&[Need::Loop]) {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::SMALL)?;
+    for after in [8, 30, 60] {
+        let (file, disk) = faulty(&scene, WriteFault::Gone(after, Errno::ENODEV))?;
+        {
+            let device = LoopDevice::attach(disk.path(), 512)?;
+            let outcome = install(&scene, device.path())?;
+            outcome.failure(7).with_context(|| after.to_string())?;
+        }
+        drop(disk);
+        nothing_to_boot(&file).with_context(|| after.to_string())?;
     }
     Ok(())
 }

@@ -59,6 +59,11 @@ enum Task {
         /// Pairs of runs
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
         runs: u8,
+        /// Only the rows that have these words
+        #[arg(long, value_name = "WORDS")]
+        only: Option<String>,
+        #[command(flatten)]
+        of_multicast: bench::MulticastArgs,
     },
     /// Run the protocol's machines on an emulated network: random rooms, or crowds of up to a million clients
     #[command(disable_help_flag = true)]
@@ -87,7 +92,18 @@ fn main() -> ExitCode {
             targets,
         } => fuzz::run(minutes, address, &targets),
         Task::Flips { every } => flips::run(every),
-        Task::Bench { subject, runs } => bench::run(subject, runs.into()),
+        Task::Bench {
+            subject,
+            runs,
+            only,
+            of_multicast,
+        } => {
+            let rows = bench::Rows {
+                runs: runs.into(),
+                only,
+            };
+            bench::run(subject, &rows, &of_multicast)
+        }
         Task::Sim { arguments } => sim::run(&arguments),
         Task::Dist => dist::run(),
         Task::Manuals { directory } => dist::manuals(&directory),

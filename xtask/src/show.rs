@@ -9,9 +9,14 @@ pub(crate) fn mb(bytes: u64) -> String {
 }
 
 /// Bytes per second in MB/s.
-#[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
 pub(crate) fn mb_per_second(bytes: u64, time: Duration) -> f64 {
-    bytes as f64 / 1e6 / time.as_secs_f64().max(1e-6)
+    per_second(bytes, time.as_secs_f64())
+}
+
+/// Bytes in so many seconds, in MB/s.
+#[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
+pub(crate) fn per_second(bytes: u64, seconds: f64) -> f64 {
+    bytes as f64 / 1e6 / seconds.max(1e-6)
 }
 
 /// One number by another.

@@ -12,17 +12,18 @@ use std::time::{Duration, Instant};
 use chunkfmt::BLOCK_SIZE;
 
 use super::content::Content;
+use super::lane::{Need, Unicast};
 use super::object::Outcome;
 use super::passing::Passing;
 use super::servers::{Heard, Servers};
 use super::slow::Yield;
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED, STUCK,
-    TICK, backoff, heartbeat, soon, tells_end,
+    CROSSING, DEAD, LANE_HEARTBEAT, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, RoundTrip, SLOW_TICK,
+    STALLED, STUCK, TICK, backoff, heartbeat, soon, tells_end,
 };
 use super::{ClientOutput, ClientStats, Event, Part};
-use crate::layout::{Layout, Unit};
+use crate::layout::Unit;
 use crate::wire::{Announce, RequestItems};
 
 /// A whole object asked for.
@@ -50,7 +51,9 @@ pub(super) struct Fetch<C: Content> {
     held: bool,
     asked: BTreeMap<u32, Asked>,
     passing: Passing,
-    client: u64,
+    pub(super) client: u64,
+    /// The token of the last CHALLENGE, or 0.
+    pub(super) token: u64,
     random: fastrand::Rng,
     trip: RoundTrip,
     /// When the next REQUEST goes out.
@@ -89,6 +92,7 @@ impl<C: Content> Fetch<C> {
             asked: BTreeMap::new(),
             passing: Passing::default(),
             client,
+            token: 0,
             random,
             trip: RoundTrip::default(),
             ask_at: None,
@@ -120,6 +124,33 @@ impl<C: Content> Fetch<C> {
         self.stock.done() == 0 && now.saturating_duration_since(self.proven) >= STUCK
     }
 
+    /// Whether the server being asked sends to this client alone.
+    pub(super) fn has_lane(&self) -> bool {
+        self.servers.current().announce.lane
+    }
+
+    /// What decides whether a lane is needed.
+    pub(super) fn need(&self) -> Need {
+        // What the disk holds is not known yet: nothing but the manifest is waited for.
+        let asks = !self.held || self.stock.done() == 0;
+        Need {
+            waits: asks && self.expects_something(),
+            proven: Some(self.proven),
+            has_lane: self.has_lane(),
+            server: self.servers.of_group(),
+        }
+    }
+
+    /// Goes back from a lane to the group, if that is not what was asked for and something useful comes there.
+    pub(super) fn leave_lane(&mut self, now: Instant, config: Unicast) -> bool {
+        let bound = matches!(config, Unicast::Always(_)) || !self.has_lane();
+        let left = !bound && self.servers.select_delivering(now);
+        if left {
+            self.start_anew(now);
+        }
+        left
+    }
+
     /// Takes an ANNOUNCE with the admitted head. True if requests go to another server now.
     pub(super) fn announce(
         &mut self,
@@ -129,10 +160,14 @@ impl<C: Content> Fetch<C> {
         sequence: u32,
         announce: Announce,
     ) -> bool {
-        let idle = announce.idle;
+        let (idle, lane) = (announce.idle, announce.lane);
         let heard = self
             .servers
             .announce(now, from, stream, sequence, announce, &mut self.random);
+        if lane && self.servers.select(from, stream) {
+            self.start_anew(now);
+            return true;
+        }
         match heard {
             Heard::New if self.in_vain_for(now) >= STALLED && !self.servers.is_delivering(now) => {
                 return self.change_server(now);
@@ -250,7 +285,11 @@ impl<C: Content> Fetch<C> {
     /// When this client shows itself, if it asks for nothing before.
     fn heartbeat_at(&self) -> Instant {
         let (last, beats) = self.shown;
-        last + heartbeat(&self.servers.current().announce).mul_f64(beats)
+        let beat = match self.has_lane() {
+            true => LANE_HEARTBEAT,
+            false => heartbeat(&self.servers.current().announce),
+        };
+        last + beat.mul_f64(beats)
     }
 
     /// Does what is due.
@@ -276,7 +315,8 @@ impl<C: Content> Fetch<C> {
         out: &mut VecDeque<ClientOutput>,
         stats: &mut ClientStats,
     ) {
-        if tells_end(&self.servers.current().announce, &mut self.random) {
+        let announce = &self.servers.current().announce;
+        if announce.lane || tells_end(announce, &mut self.random) {
             self.send(now, &RequestItems::default(), true, out, stats);
         }
     }
@@ -287,8 +327,7 @@ impl<C: Content> Fetch<C> {
         let next = self.servers.current().sequence.next();
         if let Some((object, unit)) = with {
             self.servers.current_mut().passing(object);
-            let layout = self.stock.info(object).and_then(Layout::of);
-            let number = layout.and_then(|layout| layout.number(unit));
+            let number = self.stock.number(object, unit);
             self.passing.at(object, number.unwrap_or(0), next);
         }
         while let Some(object) = self.passing.left_behind(next) {
@@ -399,6 +438,12 @@ impl<C: Content> Fetch<C> {
         if !self.servers.change(now, &mut self.random) {
             return false;
         }
+        self.start_anew(now);
+        true
+    }
+
+    /// Another server is being asked.
+    fn start_anew(&mut self, now: Instant) {
         self.in_vain = Some(now);
         self.yields = Yield::default();
         self.passing = Passing::default();
@@ -408,6 +453,5 @@ impl<C: Content> Fetch<C> {
         }
         self.schedule_repair(now);
         self.refill(now);
-        true
     }
 }

@@ -3,6 +3,7 @@
 mod avoided;
 mod content;
 mod fetch;
+mod lane;
 mod object;
 mod passing;
 mod requests;
@@ -23,6 +24,8 @@ use chunkfmt::tree::{Cv, NodeId};
 use self::avoided::AvoidedImages;
 pub use self::content::{Content, Kept, Weightless};
 use self::fetch::Fetch;
+pub use self::lane::Unicast;
+use self::lane::{Lane, Need};
 use self::servers::Servers;
 use self::stock::Stock;
 use crate::layout::Unit;
@@ -66,17 +69,20 @@ pub struct ClientConfig {
     pub max_manifest_blocks: u32,
     /// Ask for nothing but the manifest until [`Client::go`]. What passes is taken all the same.
     pub hold: bool,
+    /// When to ask for datagrams to this client alone.
+    pub unicast: Unicast,
     /// Seed of everything random, from the system's random source: the client's number comes from it.
     pub seed: u64,
 }
 
 impl Default for ClientConfig {
-    /// 128 MiB of credit, manifests up to 256 MiB.
+    /// 128 MiB of credit, manifests up to 256 MiB, from the group only.
     fn default() -> Self {
         Self {
             credit_blocks: 128 << 10,
             max_manifest_blocks: 256 << 10,
             hold: false,
+            unicast: Unicast::Never,
             seed: 0,
         }
     }
@@ -178,6 +184,7 @@ pub struct Client<A, C: Content = Kept> {
     random: fastrand::Rng,
     phase: Phase<C>,
     out: VecDeque<ClientOutput>,
+    lane: Lane,
     avoided: AvoidedImages,
     /// Start of the second in which heads are counted, and how many there were.
     heads: (Instant, u32),
@@ -222,7 +229,8 @@ impl<A: Admission> Client<A> {
 impl<A: Admission, C: Content> Client<A, C> {
     /// As [`Client::new`], for another [`Content`] than [`Kept`].
     pub fn with_content(now: Instant, config: ClientConfig, admission: A) -> Self {
-        let random = fastrand::Rng::with_seed(config.seed);
+        let mut random = fastrand::Rng::with_seed(config.seed);
+        let lane = Lane::new(now, config.unicast, random.u64(..));
         let (out, stats) = (VecDeque::new(), ClientStats::default());
         Self {
             admission,
@@ -230,6 +238,7 @@ impl<A: Admission, C: Content> Client<A, C> {
             random,
             phase: Phase::Choosing,
             out,
+            lane,
             avoided: AvoidedImages::default(),
             heads: (now, 0),
             stats,
@@ -249,6 +258,16 @@ impl<A: Admission, C: Content> Client<A, C> {
             self.stats.malformed += 1;
             return;
         };
+        if let Message::Announce(announce, _) = message
+            && announce.lane
+            && !self.lane.is_wanted(from)
+        {
+            self.stats.foreign += 1;
+            return;
+        }
+        if let Message::Challenge(token) = message {
+            return self.lane.challenge(now, from, token);
+        }
         if let Message::Announce(announce, head) = message
             && self.may_choose(now, &uuid)
         {
@@ -348,10 +367,56 @@ impl<A: Admission, C: Content> Client<A, C> {
         {
             fetch.timeout(now, &mut self.out, &mut self.stats);
         }
+        if self.out.is_empty() && self.lane.deadline().is_some_and(|at| at <= now) {
+            self.look_for_lane(now);
+        }
+        let lane = self.lane.deadline();
         match (self.out.pop_front(), &self.phase) {
             (Some(output), _) => output,
-            (None, Phase::Fetching(fetch)) => ClientOutput::Wait(Some(fetch.deadline())),
-            (None, _) => ClientOutput::Wait(None),
+            (None, Phase::Fetching(fetch)) => {
+                let deadlines = lane.into_iter().chain([fetch.deadline()]);
+                ClientOutput::Wait(deadlines.min())
+            }
+            (None, Phase::Choosing) => ClientOutput::Wait(lane),
+            (None, Phase::Over) => ClientOutput::Wait(None),
+        }
+    }
+
+    /// Whether the server being asked sends to this client alone.
+    pub fn has_lane(&self) -> bool {
+        matches!(&self.phase, Phase::Fetching(fetch) if fetch.has_lane())
+    }
+
+    /// Asks for datagrams to this client alone, if it is time.
+    fn look_for_lane(&mut self, now: Instant) {
+        let (uuid, need) = match &mut self.phase {
+            Phase::Over => return,
+            Phase::Choosing => {
+                let need = Need {
+                    waits: true,
+                    proven: None,
+                    has_lane: false,
+                    server: None,
+                };
+                ([0; 16], need)
+            }
+            Phase::Fetching(fetch) => {
+                if fetch.leave_lane(now, self.config.unicast) {
+                    self.lane.leave();
+                    self.stats.server_changes += 1;
+                    let server = Event::Server(fetch.server());
+                    self.out.push_back(ClientOutput::Event(server));
+                }
+                (fetch.uuid, fetch.need())
+            }
+        };
+        if let Some(to) = self.lane.look(now, need, &mut self.random) {
+            let datagram = self.lane.knock(uuid);
+            self.stats.requests += 1;
+            self.out.push_back(ClientOutput::Send { to, datagram });
+        }
+        if let Phase::Fetching(fetch) = &mut self.phase {
+            fetch.token = self.lane.token();
         }
     }
 
@@ -424,7 +489,7 @@ impl<A: Admission, C: Content> Client<A, C> {
         };
         let stock = Stock::new(self.config.credit_blocks, object0);
         let servers = Servers::new(now, from, stream, sequence, announce);
-        let fetch = Fetch::new(
+        let mut fetch = Fetch::new(
             now,
             uuid,
             head,
@@ -433,6 +498,7 @@ impl<A: Admission, C: Content> Client<A, C> {
             self.config.hold,
             self.random.fork(),
         );
+        (fetch.client, fetch.token) = (self.lane.client(), self.lane.token());
         self.out
             .push_back(ClientOutput::Event(Event::ImageChosen { uuid }));
         self.out

@@ -201,6 +201,34 @@ impl Servers {
         index == self.current
     }
 
+    /// Goes over to this server. False if it is not known, or is asked already.
+    pub(super) fn select(&mut self, source: SocketAddr, stream: u16) -> bool {
+        let found = self
+            .known
+            .iter()
+            .position(|known| known.is(source, stream) && known.announce.lane);
+        match found {
+            Some(index) if index != self.current => {
+                self.current = index;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Goes over to a server that delivers to the group now. False if there is none.
+    pub(super) fn select_delivering(&mut self, now: Instant) -> bool {
+        let group = (0..self.known.len()).filter(|&index| !self.known[index].announce.lane);
+        let found = self.delivering(now, group);
+        found.map(|index| self.current = index).is_some()
+    }
+
+    /// Where the server of the group that was heard last takes requests.
+    pub(super) fn of_group(&self) -> Option<SocketAddr> {
+        let group = self.known.iter().filter(|known| !known.announce.lane);
+        group.max_by_key(|known| known.heard).map(Known::requests)
+    }
+
     /// Whether the present server delivered something a moment ago, though not just now: no reason to leave it for one
     /// that has only announced itself.
     pub(super) fn is_delivering(&self, now: Instant) -> bool {
@@ -218,7 +246,9 @@ impl Servers {
     /// The present server was asked in vain: goes over to another one. The best is one that delivers to others, then
     /// one that has not failed yet; it has to have been heard lately. False if there is none.
     pub(super) fn change(&mut self, now: Instant, random: &mut fastrand::Rng) -> bool {
-        let fresh = |known: &Known| now.saturating_duration_since(known.heard) <= SILENT;
+        let fresh = |known: &Known| {
+            !known.announce.lane && now.saturating_duration_since(known.heard) <= SILENT
+        };
         let others = (0..self.known.len()).filter(|&index| index != self.current);
         let fresh: Vec<usize> = others.filter(|&index| fresh(&self.known[index])).collect();
         let untried = fresh
@@ -284,6 +314,7 @@ mod tests {
             cursor: 0,
             queued: 0,
             idle: true,
+            lane: false,
             promise: [0; 64],
             request_address: None,
             time: 0,

@@ -30,6 +30,8 @@ const ROUND_TRIPS: u32 = 4;
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 /// Clients that there are taken to be at least: at the beginning a server knows of none.
 const LEAST_RECEIVERS: u32 = 1000;
+/// The same to a server that sends to this client alone, and stops when it hears nothing.
+pub(super) const LANE_HEARTBEAT: Duration = Duration::from_secs(1);
 /// An idle server can have heard of what was asked for so long ago.
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.
@@ -108,6 +110,7 @@ mod tests {
             cursor: 0,
             queued: 0,
             idle: true,
+            lane: false,
             promise: [0; 64],
             request_address: None,
             time: 0,

@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use super::pacing::wire_time;
-use crate::FRAMING;
 use crate::wire::ANNOUNCE_SIZE;
 
 /// The first time between two ANNOUNCEs after the queue has run dry, or was filled.
@@ -22,14 +21,17 @@ const SHARE: u64 = 20;
 pub(super) struct Announcer {
     last: Option<Instant>,
     interval: Duration,
+    /// Wire bytes of one.
+    wire_bytes: u64,
 }
 
 impl Announcer {
-    /// The first ANNOUNCE is due at once.
-    pub(super) fn new() -> Self {
+    /// The first ANNOUNCE is due at once. `framing` bytes are counted beside its payload.
+    pub(super) fn new(framing: usize) -> Self {
         Self {
             last: None,
             interval: FIRST,
+            wire_bytes: u64::try_from(ANNOUNCE_SIZE + framing).unwrap_or(u64::MAX),
         }
     }
 
@@ -40,7 +42,7 @@ impl Announcer {
 
     /// When the next one is due: never before `now` only if none was sent yet.
     pub(super) fn due(&self, now: Instant, idle: bool, rate: u64) -> Instant {
-        let least = wire_time((ANNOUNCE_SIZE + FRAMING) as u64 * SHARE, rate);
+        let least = wire_time(self.wire_bytes.saturating_mul(SHARE), rate);
         let interval = self.interval.min(longest(idle)).max(least);
         self.last.map_or(now, |last| last + interval)
     }
@@ -59,6 +61,7 @@ fn longest(idle: bool) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FRAMING;
 
     fn times(
         announcer: &mut Announcer,
@@ -79,7 +82,7 @@ mod tests {
     #[test]
     fn quickly_at_first_and_then_seldom() {
         let now = Instant::now();
-        let mut announcer = Announcer::new();
+        let mut announcer = Announcer::new(FRAMING);
         let idle = times(&mut announcer, now, 10, true, 1_000_000_000);
         assert_eq!(idle, [0, 20, 60, 140, 300, 620, 1260, 2260, 3260, 4260]);
         announcer.hurry();
@@ -89,7 +92,13 @@ mod tests {
 
     #[test]
     fn at_most_a_twentieth_of_a_low_rate() {
-        let sent = times(&mut Announcer::new(), Instant::now(), 3, false, 109_280);
+        let sent = times(
+            &mut Announcer::new(FRAMING),
+            Instant::now(),
+            3,
+            false,
+            109_280,
+        );
         assert_eq!(sent, [0, 2000, 4000], "one takes 100 ms");
     }
 }

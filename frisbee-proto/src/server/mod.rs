@@ -3,9 +3,16 @@
 mod announcer;
 mod cache;
 mod history;
+mod lanes;
 mod pacing;
+mod proof;
 mod rate;
 mod room;
+mod service;
+mod shared;
+mod shelf;
+mod site;
+mod standby;
 mod types;
 mod wanted;
 
@@ -20,8 +27,11 @@ use self::announcer::Announcer;
 use self::cache::Cache;
 use self::history::History;
 use self::pacing::Pacer;
+pub(crate) use self::pacing::wire_time;
 use self::rate::Rate;
 use self::room::Room;
+pub use self::service::{LaneStats, Service, ServiceConfig, ServiceOutput};
+pub use self::site::Site;
 pub use self::types::{Image, Loaded, Parity, ServerConfig, ServerOutput, ServerStats, Transmit};
 use self::wanted::{Candidate, Supply, Wanted};
 use crate::layout::{Layout, Unit};
@@ -29,7 +39,7 @@ use crate::wire::{
     self, Announce, Item, MAX_REPAIRS, Message, ParityBlock, Repair, RequestHead, SEGMENT_SIZE,
     Stream,
 };
-use crate::{Error, FRAMING, ObjectInfo};
+use crate::{Error, ObjectInfo};
 
 /// Units that all REQUESTs of one `WORK_INTERVAL` may ask about. More are dropped, as a network would do with them:
 /// a flood of REQUESTs costs some 5 % of a processor and does not stop the sending.
@@ -55,10 +65,12 @@ const PREFETCH: usize = 3;
 /// The server of one image on one group. Keeps nothing per client; see the crate's documentation for the contract.
 #[derive(Debug)]
 pub struct Server {
-    image: Image,
+    image: Arc<Image>,
     stream: Stream,
     max_segments: u32,
+    lane: bool,
     request_address: Option<SocketAddr>,
+    framing: usize,
     wanted: Wanted,
     history: History,
     cache: Cache<Loaded>,
@@ -86,7 +98,12 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::ObjectSize`] and [`Error::ObjectCount`] for an image that the protocol cannot carry.
-    pub fn new(now: Instant, config: ServerConfig, image: Image) -> Result<Self, Error> {
+    pub fn new(
+        now: Instant,
+        config: ServerConfig,
+        image: impl Into<Arc<Image>>,
+    ) -> Result<Self, Error> {
+        let image = image.into();
         if image.objects.is_empty() || u32::try_from(image.objects.len()).is_err() {
             return Err(Error::ObjectCount(image.objects.len()));
         }
@@ -98,10 +115,10 @@ impl Server {
                 uuid: image.uuid,
             },
             image,
-            max_segments: u32::try_from(config.max_segments)
-                .unwrap_or(u32::MAX)
-                .clamp(1, 60),
+            max_segments: batch(config.max_segments),
+            lane: config.lane,
             request_address: config.request_address,
+            framing: config.framing,
             wanted: Wanted::default(),
             history: History::default(),
             cache: Cache::new(config.cache_bytes),
@@ -109,9 +126,9 @@ impl Server {
             path: Vec::new(),
             rate: Rate::new(now, config.ceiling),
             room: Room::new(now),
-            pacer: Pacer::new(now),
+            pacer: Pacer::new(now, config.framing),
             sequence: random.u32(..).into(),
-            announcer: Announcer::new(),
+            announcer: Announcer::new(config.framing),
             started: now,
             beginning: None,
             parity_wanted: 0,
@@ -167,7 +184,8 @@ impl Server {
                 self.want(now, item, heard);
             }
         }
-        if was_dry && items.iter().any(|item| item.object() == 0) && self.began_before(now) {
+        let begins = was_dry && !self.lane && items.iter().any(|item| item.object() == 0);
+        if begins && self.began_before(now) {
             self.beginning = Some(now + BEGINNING);
         }
         // The others who lost something of the same object hear that it is going to be repaired before they ask.
@@ -236,11 +254,21 @@ impl Server {
             return ServerOutput::Wait(Some(until));
         }
         let allowed = self.pacer.allowance(now, rate).min(self.max_segments);
-        let least = Pacer::worthwhile(rate, self.max_segments);
+        let least = self.pacer.worthwhile(rate, self.max_segments);
         if allowed < least {
             return ServerOutput::Wait(Some(self.pacer.ready(least, rate).min(announce_at)));
         }
         self.fill(now, buffer, allowed)
+    }
+
+    /// From now on at most so many datagrams are in one [`Transmit`]; see [`ServerConfig::max_segments`].
+    pub fn limit_batch(&mut self, datagrams: usize) {
+        self.max_segments = batch(datagrams);
+    }
+
+    /// Number of this run, which stands in every datagram.
+    pub fn stream(&self) -> u16 {
+        self.stream.number
     }
 
     /// The rate aimed at, in bits per second on the wire.
@@ -369,6 +397,7 @@ impl Server {
             cursor,
             queued: u32::try_from(self.wanted.len()).unwrap_or(u32::MAX),
             idle: self.is_idle(now),
+            lane: self.lane,
             promise,
             request_address: self.request_address,
             time: self.clock(now),
@@ -532,13 +561,17 @@ impl Server {
     fn transmit(&mut self, now: Instant, buffer: &[u8], datagrams: u32) -> ServerOutput {
         let datagrams = datagrams as usize;
         let segment = buffer.len() / datagrams.max(1);
-        let wire_bytes = u64::try_from(buffer.len() + datagrams * FRAMING).unwrap_or(u64::MAX);
+        let wire_bytes = u64::try_from(buffer.len() + datagrams * self.framing).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
         self.rate.sent(wire_bytes);
         self.stats.datagrams += datagrams as u64;
         self.stats.wire_bytes += wire_bytes;
         ServerOutput::Transmit(Transmit { segment, datagrams })
     }
+}
+
+fn batch(datagrams: usize) -> u32 {
+    u32::try_from(datagrams).unwrap_or(u32::MAX).clamp(1, 60)
 }
 
 /// The blocks whose bits are set.

@@ -5,7 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::FRAMING;
 use crate::wire::SEGMENT_SIZE;
 
 /// Most that leaves at once: enough for a driver that sleeps whole milliseconds to keep any rate, and well within the
@@ -15,39 +14,45 @@ const BURST: Duration = Duration::from_millis(2);
 /// At low rates, still enough for one call with segmentation offload to be worth it.
 const BURST_SEGMENTS: u32 = 16;
 
-/// Wire bytes of one full datagram.
-const SEGMENT_WIRE: u64 = (SEGMENT_SIZE + FRAMING) as u64;
-
 #[derive(Debug)]
 pub(super) struct Pacer {
     /// When everything sent so far is through at the rate.
     clear: Instant,
+    /// Wire bytes of one full datagram.
+    segment: u64,
 }
 
 /// Time on the wire of so many bytes at `rate` bits per second, rounded up.
-pub(super) fn wire_time(bytes: u64, rate: u64) -> Duration {
+pub(crate) fn wire_time(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(bytes.saturating_mul(8_000_000_000).div_ceil(rate.max(1)))
 }
 
-fn burst(rate: u64) -> Duration {
-    BURST.max(wire_time(SEGMENT_WIRE, rate) * BURST_SEGMENTS)
-}
-
 impl Pacer {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { clear: now }
+    /// `framing` bytes are counted for each datagram beside its payload.
+    pub(super) fn new(now: Instant, framing: usize) -> Self {
+        let segment = u64::try_from(SEGMENT_SIZE + framing).unwrap_or(u64::MAX);
+        Self {
+            clear: now,
+            segment,
+        }
+    }
+
+    fn burst(&self, rate: u64) -> Duration {
+        BURST.max(wire_time(self.segment, rate) * BURST_SEGMENTS)
     }
 
     /// Full datagrams that may leave now.
     pub(super) fn allowance(&self, now: Instant, rate: u64) -> u32 {
-        let room = burst(rate).saturating_sub(self.clear.saturating_duration_since(now));
-        let segments = room.as_nanos() / wire_time(SEGMENT_WIRE, rate).as_nanos().max(1);
+        let debt = self.clear.saturating_duration_since(now);
+        let room = self.burst(rate).saturating_sub(debt);
+        let segments = room.as_nanos() / wire_time(self.segment, rate).as_nanos().max(1);
         u32::try_from(segments).unwrap_or(u32::MAX)
     }
 
     /// Datagrams that are worth waking up for: half a burst, so that a late wake-up loses nothing.
-    pub(super) fn worthwhile(rate: u64, most: u32) -> u32 {
-        let half = burst(rate).as_nanos() / 2 / wire_time(SEGMENT_WIRE, rate).as_nanos().max(1);
+    pub(super) fn worthwhile(&self, rate: u64, most: u32) -> u32 {
+        let one = wire_time(self.segment, rate).as_nanos().max(1);
+        let half = self.burst(rate).as_nanos() / 2 / one;
         u32::try_from(half)
             .unwrap_or(u32::MAX)
             .clamp(1, most.max(1))
@@ -55,8 +60,8 @@ impl Pacer {
 
     /// When so many full datagrams may leave.
     pub(super) fn ready(&self, segments: u32, rate: u64) -> Instant {
-        let need = wire_time(SEGMENT_WIRE, rate) * segments;
-        let lead = burst(rate).saturating_sub(need);
+        let need = wire_time(self.segment, rate) * segments;
+        let lead = self.burst(rate).saturating_sub(need);
         self.clear.checked_sub(lead).unwrap_or(self.clear)
     }
 
@@ -69,6 +74,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FRAMING;
 
     #[test]
     fn over_any_second_no_more_than_the_rate_and_one_burst() {
@@ -80,9 +86,9 @@ mod tests {
             40_000_000_000_u64,
         ] {
             let start = Instant::now();
-            let (mut pacer, mut now, mut sent) = (Pacer::new(start), start, 0_u64);
+            let (mut pacer, mut now, mut sent) = (Pacer::new(start, FRAMING), start, 0_u64);
             while now < start + Duration::from_secs(1) {
-                let want = Pacer::worthwhile(rate, 60);
+                let want = pacer.worthwhile(rate, 60);
                 let may = pacer.allowance(now, rate);
                 if may < want {
                     let ready = pacer.ready(want, rate);
@@ -90,13 +96,13 @@ mod tests {
                     now = ready;
                     continue;
                 }
-                let bytes = u64::from(may.min(60)) * SEGMENT_WIRE;
+                let bytes = u64::from(may.min(60)) * pacer.segment;
                 pacer.charge(now, rate, bytes);
                 sent += bytes;
             }
             let bits = sent * 8;
-            let burst = u64::try_from(burst(rate).as_nanos()).unwrap() * rate / 1_000_000_000;
-            assert!(bits <= rate + burst + 8 * SEGMENT_WIRE, "{bits} of {rate}");
+            let burst = u64::try_from(pacer.burst(rate).as_nanos()).unwrap() * rate / 1_000_000_000;
+            assert!(bits <= rate + burst + 8 * pacer.segment, "{bits} of {rate}");
             assert!(bits >= rate / 100 * 99, "{bits} of {rate}");
         }
     }
@@ -104,7 +110,7 @@ mod tests {
     #[test]
     fn debt_is_paid_back() {
         let now = Instant::now();
-        let mut pacer = Pacer::new(now);
+        let mut pacer = Pacer::new(now, FRAMING);
         for _ in 0..1000 {
             pacer.charge(now, 8_000_000, 1000); // one millisecond each
         }

@@ -172,7 +172,7 @@ mod tests {
             let found = f64::from(room.receivers());
             let range = f64::from(clients) * 0.8..=f64::from(clients) * 1.2;
             assert!(range.contains(&found), "{found} for {clients}");
-            (1..3).for_each(|windows| room.report(now + WINDOW * windows, &head(1), None));
+            (1..3).for_each(|windows| _ = room.report(now + WINDOW * windows, &head(1), None));
             assert_eq!(room.receivers(), 1);
         }
     }

@@ -25,15 +25,19 @@ pub struct Image {
 /// How a server behaves. `ServerConfig::default()` is what a daemon without options uses, but for the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerConfig {
-    /// Rate never exceeded, in bits per second on the wire ([`crate::FRAMING`] included). `None`: what clients keep up
+    /// Rate never exceeded, in bits per second on the wire (`framing` included). `None`: what clients keep up
     /// with, from 200 Mbit/s upwards.
     pub ceiling: Option<u64>,
     /// Most datagrams in one [`Transmit`], 1 to 60 (at most 65,000 bytes, what UDP segmentation offload takes).
     pub max_segments: usize,
     /// Bytes of loaded objects that the server keeps (object 0 beside them); at least the largest object is kept.
     pub cache_bytes: usize,
+    /// The datagrams go to one client alone instead of a group, and ANNOUNCEs say so.
+    pub lane: bool,
     /// Where clients send requests, if not to the source address of the server's datagrams.
     pub request_address: Option<SocketAddr>,
+    /// Bytes that a datagram costs beside its payload: what [`crate::framing`] says for the address of the group.
+    pub framing: usize,
     /// Seed of everything random, from the system's random source: the number of this run's stream comes from it, and
     /// a restarted server must have another one.
     pub seed: u64,
@@ -45,7 +49,9 @@ impl Default for ServerConfig {
             ceiling: None,
             max_segments: 60,
             cache_bytes: 32 << 20,
+            lane: false,
             request_address: None,
+            framing: crate::FRAMING,
             seed: 0,
         }
     }
@@ -158,7 +164,7 @@ pub struct Transmit {
 pub struct ServerStats {
     /// Datagrams sent, of every kind.
     pub datagrams: u64,
-    /// Bytes sent, [`crate::FRAMING`] included.
+    /// Bytes sent, [`ServerConfig::framing`] included.
     pub wire_bytes: u64,
     /// DATA datagrams sent.
     pub blocks: u64,
@@ -178,6 +184,23 @@ pub struct ServerStats {
     pub overload: u64,
     /// Objects that could not be loaded, or were not what the manifest says.
     pub load_failures: u64,
+}
+
+impl ServerStats {
+    /// Adds what another machine has done.
+    pub fn add(&mut self, other: &Self) {
+        self.datagrams += other.datagrams;
+        self.wire_bytes += other.wire_bytes;
+        self.blocks += other.blocks;
+        self.repair_blocks += other.repair_blocks;
+        self.parity_blocks += other.parity_blocks;
+        self.proofs += other.proofs;
+        self.announces += other.announces;
+        self.requests += other.requests;
+        self.rejected += other.rejected;
+        self.overload += other.overload;
+        self.load_failures += other.load_failures;
+    }
 }
 
 impl Loaded {

@@ -176,6 +176,7 @@ fn a_dead_request_address_in_the_name_of_the_server() {
                 cursor: 0,
                 queued: 9,
                 idle: true,
+                lane: false,
                 promise: [0; 64],
                 request_address: Some(address()),
                 time: 0,

@@ -11,8 +11,11 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use e2e::{need, packages};
 
+pub(crate) use self::pairs::Rows;
 use crate::cargo::with_release_binaries;
 use crate::tools;
+
+pub(crate) use multicast::MulticastArgs;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,14 +24,18 @@ pub(crate) enum Subject {
     Image,
     /// imageunzip beside partclone and zstd
     Install,
-    /// frisbeed and frisbee-client beside udpcast
+    /// frisbeed and frisbee-client beside udpcast and UFTP
     Multicast,
     /// What signing, encryption, hashes and parity cost, in CPU time
     Crypto,
 }
 
 /// Measures, and prints tables as they stand in docs/PERFORMANCE.md.
-pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
+pub(crate) fn run(
+    subject: Option<Subject>,
+    rows: &Rows,
+    of_multicast: &MulticastArgs,
+) -> Result<()> {
     ensure!(
         need::is_root(),
         "the measurements need root: network namespaces, and packages to compare with"
@@ -43,16 +50,16 @@ pub(crate) fn run(subject: Option<Subject>, runs: usize) -> Result<()> {
     }
     let wanted = |named| subject.is_none_or(|subject| subject == named);
     if wanted(Subject::Image) {
-        image::run(runs)?;
+        image::run(rows)?;
     }
     if wanted(Subject::Install) {
-        install::run(runs)?;
+        install::run(rows)?;
     }
     if wanted(Subject::Multicast) {
-        multicast::run(runs)?;
+        multicast::run(rows, of_multicast)?;
     }
     if wanted(Subject::Crypto) {
-        crypto::run(runs)?;
+        crypto::run(rows.runs)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// The head of a table of [`Pairs::row`].
+/// The head of a table of [`Rows`].
 pub(crate) const HEAD: &str =
     "| what | ours, s | beside it, s | times as fast |\n|---|---|---|---|";
 
@@ -72,13 +72,44 @@ impl Pairs {
     }
 
     /// Prints a line of a table.
-    pub(crate) fn row(&self, what: &str) {
+    fn row(&self, what: &str) {
         println!(
             "| {what} | {} | {} | {} |",
             self.ours.show(2),
             self.other.show(2),
             self.ratio.show(2)
         );
+    }
+}
+
+/// Rows of a table, of which some may be wanted only.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    /// Pairs of runs for each.
+    pub(crate) runs: usize,
+    /// Words that a row must have; `None` for all rows.
+    pub(crate) only: Option<String>,
+}
+
+impl Rows {
+    /// Whether a row is wanted.
+    pub(crate) fn wants(&self, what: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| what.contains(only))
+    }
+
+    /// Measures and prints a row, if it is wanted.
+    pub(crate) fn row(
+        &self,
+        what: &str,
+        ours: impl FnMut() -> Result<Duration>,
+        other: impl FnMut() -> Result<Duration>,
+    ) -> Result<Option<Pairs>> {
+        if !self.wants(what) {
+            return Ok(None);
+        }
+        let pairs = Pairs::measure(self.runs, ours, other)?;
+        pairs.row(what);
+        Ok(Some(pairs))
     }
 }
 

@@ -49,7 +49,8 @@ impl<C: Content> Fetch<C> {
     /// Objects under way that are not open: asked for or promised.
     fn coming(&self, now: Instant) -> impl Iterator<Item = u32> + '_ {
         let cursor = self.servers.current().announce.cursor;
-        let window = cursor..cursor.saturating_add(crate::wire::PROMISE_OBJECTS);
+        let end = cursor.saturating_add(crate::wire::PROMISE_OBJECTS);
+        let window = cursor..end.min(self.stock.objects());
         let promised = window
             .filter(move |&object| self.stock.is_lacking(object) && self.promised(now, object));
         let unpromised = self
@@ -204,8 +205,8 @@ impl<C: Content> Fetch<C> {
             dropped: u32::try_from(dropped).unwrap_or(u32::MAX),
             no_buffer: u32::try_from(no_buffer).unwrap_or(u32::MAX),
             echo: Some(server.echo(now)),
-            unicast: false,
-            token: 0,
+            unicast: server.announce.lane,
+            token: self.token,
         };
         let stream = Stream {
             number: server.stream(),
