@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use frisbee_proto::{ClientOutput, ServerConfig, ServerOutput, wire};
+use frisbee_proto::{ClientOutput, Priority, ServerConfig, ServerOutput, wire};
 
+use crate::bottleneck::Bottleneck;
 use crate::clock::Queue;
 use crate::forger::Forger;
 use crate::golden::Golden;
@@ -29,6 +30,10 @@ enum Happening {
     Release(usize, u32),
     Start(usize),
     Action(Action),
+    /// A segment of a TCP stream has arrived and been acknowledged.
+    Acknowledged(usize, u64),
+    /// A TCP stream looks whether it was silent for too long.
+    Timeout(usize),
 }
 
 /// See the module.
@@ -48,6 +53,10 @@ pub struct World {
     pub disk: Duration,
     /// Who else is on the group.
     pub forgers: Vec<Forger>,
+    /// What everything passes that servers send, if there is such.
+    pub bottleneck: Option<Bottleneck>,
+    /// Of the servers that start from now on.
+    pub priority: Priority,
     /// Digest of all that the servers sent, and when.
     trace: u64,
     buffer: Vec<u8>,
@@ -79,6 +88,8 @@ impl World {
             nodes: Vec::new(),
             disk: Duration::from_millis(2),
             forgers: Vec::new(),
+            bottleneck: None,
+            priority: Priority::default(),
             trace: 0xcbf2_9ce4_8422_2325,
             buffer: Vec::new(),
         }
@@ -109,6 +120,7 @@ impl World {
     ) -> usize {
         let config = ServerConfig {
             ceiling,
+            priority: self.priority,
             seed: self.random.u64(..),
             ..ServerConfig::default()
         };
@@ -131,6 +143,24 @@ impl World {
         let node = Node::new(start, Arc::clone(golden), setup.clone(), &mut self.random);
         self.nodes.push(node);
         place
+    }
+
+    /// A TCP stream starts through the bottleneck, if there is one.
+    pub fn stream(&mut self) {
+        if let Some(bottleneck) = &mut self.bottleneck {
+            let stream = bottleneck.stream(self.now);
+            self.queue.push(self.now, Happening::Timeout(stream));
+        }
+    }
+
+    /// A TCP stream sends what it may.
+    fn push(&mut self, stream: usize) {
+        if let Some(bottleneck) = &mut self.bottleneck {
+            for (at, segment) in bottleneck.push(self.now, stream) {
+                self.queue
+                    .push(at, Happening::Acknowledged(stream, segment));
+            }
+        }
     }
 
     /// A client is gone.
@@ -242,10 +272,15 @@ impl World {
             }
         }
         self.forgers = forgers;
+        let through = match &mut self.bottleneck {
+            Some(bottleneck) => bottleneck.pass(self.now, datagram.len()),
+            None => Some(self.now),
+        };
+        let Some(through) = through else { return };
         let datagram: Arc<[u8]> = datagram.into();
         for (place, node) in self.nodes.iter_mut().enumerate() {
             if node.finished.is_none() {
-                for (at, copy) in node.down.carry(self.now, &datagram) {
+                for (at, copy) in node.down.carry(through, &datagram) {
                     self.queue.push(at, Happening::ToClient(place, from, copy));
                 }
             }
@@ -338,6 +373,20 @@ impl World {
             Happening::Action(action) => {
                 self.actions -= 1;
                 action(self);
+            }
+            Happening::Acknowledged(stream, segment) => {
+                if let Some(bottleneck) = &mut self.bottleneck {
+                    bottleneck.acknowledged(now, stream, segment);
+                }
+                self.push(stream);
+            }
+            Happening::Timeout(stream) => {
+                if let Some(bottleneck) = &mut self.bottleneck {
+                    bottleneck.check(now, stream);
+                }
+                self.push(stream);
+                let again = now + Duration::from_millis(50);
+                self.queue.push(again, Happening::Timeout(stream));
             }
         }
         Ok(())

@@ -19,8 +19,8 @@ use super::servers::{Heard, Servers};
 use super::slow::Yield;
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, LANE_HEARTBEAT, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, RoundTrip, SLOW_TICK,
-    STALLED, STUCK, TICK, backoff, heartbeat, soon, tells_end,
+    CROSSING, DEAD, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, REPORT_DATAGRAMS, RoundTrip, SLOW_TICK,
+    STALLED, STUCK, TICK, backoff, heartbeat, report_interval, soon, tells_end,
 };
 use super::{ClientOutput, ClientStats, Event, Part};
 use crate::layout::Unit;
@@ -63,6 +63,8 @@ pub(super) struct Fetch<C: Content> {
     /// When this client showed itself last, or came, and how long it waits to do it again: in heartbeats, so that it waits
     /// longer if others come (RFC 3550, section 6.3.3).
     shown: (Instant, f64),
+    /// When the server is told of the datagrams that came since the last REQUEST.
+    report_at: Option<Instant>,
     requested: Option<Instant>,
     reported: Reported,
     /// Since when something proven should have come from the server being asked, and has not.
@@ -98,6 +100,7 @@ impl<C: Content> Fetch<C> {
             ask_at: None,
             tick_at: now + SLOW_TICK,
             shown: (now, beats),
+            report_at: None,
             requested: None,
             reported: Reported::default(),
             in_vain: None,
@@ -278,18 +281,14 @@ impl<C: Content> Fetch<C> {
 
     /// When [`Fetch::timeout`] has something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let regular = self.tick_at.min(self.heartbeat_at());
-        self.ask_at.map_or(regular, |at| at.min(regular))
+        let asks = [self.ask_at, self.report_at].into_iter().flatten();
+        asks.fold(self.tick_at.min(self.heartbeat_at()), Instant::min)
     }
 
     /// When this client shows itself, if it asks for nothing before.
     fn heartbeat_at(&self) -> Instant {
         let (last, beats) = self.shown;
-        let beat = match self.has_lane() {
-            true => LANE_HEARTBEAT,
-            false => heartbeat(&self.servers.current().announce),
-        };
-        last + beat.mul_f64(beats)
+        last + heartbeat(&self.servers.current().announce).mul_f64(beats)
     }
 
     /// Does what is due.
@@ -305,6 +304,9 @@ impl<C: Content> Fetch<C> {
         }
         if self.ask_at.is_some_and(|at| at <= now) || self.heartbeat_at() <= now {
             self.ask(now, out, stats);
+        }
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.send(now, &RequestItems::default(), false, out, stats);
         }
     }
 
@@ -330,6 +332,7 @@ impl<C: Content> Fetch<C> {
             let number = self.stock.number(object, unit);
             self.passing.at(object, number.unwrap_or(0), next);
         }
+        self.schedule_report(now);
         while let Some(object) = self.passing.left_behind(next) {
             if let Some(open) = self.stock.open.get_mut(&object)
                 && !open.due
@@ -337,6 +340,19 @@ impl<C: Content> Fetch<C> {
                 open.timed = (open.tries == 0).then_some(now);
                 self.ask_soon(now, object);
             }
+        }
+    }
+
+    /// Datagrams have come that the server is to be told of: its rate follows such reports.
+    fn schedule_report(&mut self, now: Instant) {
+        let server = self.servers.current();
+        if self.report_at.is_some() || server.sequence.unreported() < REPORT_DATAGRAMS {
+            return;
+        }
+        let announce = &server.announce;
+        if let Some(interval) = report_interval(self.client, announce.receivers, announce.rate) {
+            let since = self.requested.unwrap_or(now) + interval / 2;
+            self.report_at = Some(soon(since, interval, &mut self.random).max(now));
         }
     }
 

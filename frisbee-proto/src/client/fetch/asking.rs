@@ -219,7 +219,7 @@ impl<C: Content> Fetch<C> {
         });
         stats.requests += 1;
         stats.lost += u64::from(lost);
-        self.requested = Some(now);
+        (self.requested, self.report_at) = (Some(now), None);
         self.shown = (now, 1.0 + self.random.f64());
     }
 }
