@@ -100,7 +100,7 @@ pub(super) fn report_interval(client: u64, receivers: u32, rate: u64) -> Option<
         0 => REPORTERS_LEAST,
         known => known,
     };
-    let place = u128::from(client) * u128::from(receivers) >> 64;
+    let place = (u128::from(client) * u128::from(receivers)) >> 64;
     (place < u128::from(reporters)).then(|| (each * receivers.min(reporters)).max(REPORT))
 }
 
