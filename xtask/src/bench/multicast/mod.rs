@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::Rows;
-use sample::Sample;
+use sample::Samples;
 
 /// What is measured of multicast. Each takes less than three minutes for one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -88,33 +88,29 @@ pub(crate) fn run(rows: &Rows, args: &MulticastArgs) -> Result<()> {
         sample::print(&sample::recorded(file)?);
         return Ok(());
     }
-    let mut all = Vec::new();
+    let mut samples = Samples::new(args.record.as_deref())?;
     let wanted = |row: &&Row| rows.wants(&format!("{} ({:?})", row.title(), row));
     for &row in Row::value_variants().iter().filter(wanted) {
-        let samples = measure(row, rows.runs, args)?;
-        if let Some(file) = &args.record {
-            sample::record(file, &samples)?;
-        }
-        all.extend(samples);
+        measure(row, rows.runs, args, &mut samples)?;
     }
-    sample::print(&all);
+    samples.print();
     Ok(())
 }
 
-fn measure(row: Row, runs: usize, args: &MulticastArgs) -> Result<Vec<Sample>> {
+fn measure(row: Row, runs: usize, args: &MulticastArgs, samples: &mut Samples) -> Result<()> {
     let peers = match args.alone {
         true => &[][..],
         false => &peers::Peer::ALL[..],
     };
     match row {
-        Row::Goodput => single::goodput(runs, peers),
-        Row::Install => single::install(runs),
-        Row::Share => single::share(runs),
-        Row::Cpu => single::cpu(runs),
-        Row::Rooms => rooms::rooms(&rooms::ROOMS, runs, &args.losses(), peers),
-        Row::Hall => rooms::rooms(&rooms::HALL, runs, &args.losses(), peers),
-        Row::Bursts => rooms::rooms(&rooms::BURSTS, runs, &args.losses(), &[]),
-        Row::Late => rooms::late(runs),
-        Row::Slow => rooms::slow(runs),
+        Row::Goodput => single::goodput(runs, peers, samples),
+        Row::Install => single::install(runs, samples),
+        Row::Share => single::share(runs, samples),
+        Row::Cpu => single::cpu(runs, samples),
+        Row::Rooms => rooms::rooms(&rooms::ROOMS, runs, &args.losses(), peers, samples),
+        Row::Hall => rooms::rooms(&rooms::HALL, runs, &args.losses(), peers, samples),
+        Row::Bursts => rooms::rooms(&rooms::BURSTS, runs, &args.losses(), &[], samples),
+        Row::Late => rooms::late(runs, samples),
+        Row::Slow => rooms::slow(runs, samples),
     }
 }
