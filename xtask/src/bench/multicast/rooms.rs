@@ -136,7 +136,7 @@ fn shown(count: u64) -> f64 {
 pub(super) fn late(runs: usize, samples: &mut Samples) -> Result<()> {
     const CLIENTS: usize = 8;
     const APART: u32 = 3;
-    let golden = Golden::new(&recipe(768, 480), &[])?;
+    let golden = Golden::new(&recipe(ROOMS.ext_mib, ROOMS.data_mib), &["--codec", "none"])?;
     for _ in 0..runs {
         let mut alone = 0.0;
         for clients in [1, CLIENTS] {

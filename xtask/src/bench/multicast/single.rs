@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use e2e::disk::Recipe;
 
 use super::Row;
 use super::network::{Batches, Network};
@@ -12,6 +13,9 @@ use super::sample::{Sample, Samples};
 use crate::show::per_second;
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Peers that are slower than 50 MB/s are not waited for.
+const PEER_LIMIT: Duration = Duration::from_secs(37);
 
 /// More than any machine reaches over a cable without a limit.
 const UNLIMITED: &str = "40G";
@@ -24,10 +28,11 @@ const LIMIT_SHARE: f64 = 1024.0 / 1114.0;
 
 const GIGABIT: u64 = 1_000_000_000;
 
-/// So much that the beginning and the end count for little. Not compressed, since nobody looks into it.
-fn large() -> Result<Golden> {
-    Golden::new(&recipe(3072, 1500), &["--codec", "none"])
-}
+/// So much that the beginning and the end count for little.
+const LARGE: Recipe = recipe(3072, 1500);
+
+/// For those who do not look into it.
+const NOT_COMPRESSED: [&str; 2] = ["--codec", "none"];
 
 fn start(sink: Sink, rate: Option<&str>) -> Start<'_> {
     Start {
@@ -43,7 +48,7 @@ const RATES: [(&str, Option<&str>); 2] =
     [("frisbee `--rate 40G`", Some(UNLIMITED)), ("frisbee", None)];
 
 pub(super) fn goodput(runs: usize, peers: &[Peer], samples: &mut Samples) -> Result<()> {
-    let golden = large()?;
+    let golden = Golden::new(&LARGE, &NOT_COMPRESSED)?;
     let network = Network::cable()?;
     for _ in 0..runs {
         let mut ours = Vec::new();
@@ -65,7 +70,7 @@ pub(super) fn goodput(runs: usize, peers: &[Peer], samples: &mut Samples) -> Res
                     Some(rate) => format!("{}, {} Mbit/s", peer.name(), rate / 1_000_000),
                 };
                 let sample = Sample::new(Row::Goodput, &tool, 1, 0);
-                samples.push(match peer.send(&network, &golden, rate, LIMIT)? {
+                samples.push(match peer.send(&network, &golden, rate, PEER_LIMIT)? {
                     Sent::Done { seconds, .. } => {
                         let megabytes = per_second(golden.bytes, seconds);
                         best = best.max(megabytes);
@@ -87,7 +92,7 @@ pub(super) fn goodput(runs: usize, peers: &[Peer], samples: &mut Samples) -> Res
 }
 
 pub(super) fn install(runs: usize, samples: &mut Samples) -> Result<()> {
-    let golden = Golden::new(&recipe(2048, 900), &[])?;
+    let golden = Golden::new(&LARGE, &[])?;
     let network = Network::cable()?;
     for _ in 0..runs {
         let local = golden.unzip()?.as_secs_f64();
@@ -106,7 +111,7 @@ pub(super) fn install(runs: usize, samples: &mut Samples) -> Result<()> {
 }
 
 pub(super) fn share(runs: usize, samples: &mut Samples) -> Result<()> {
-    let golden = large()?;
+    let golden = Golden::new(&LARGE, &NOT_COMPRESSED)?;
     let network = Network::line(1, GIGABIT, Batches::Cut)?;
     for _ in 0..runs {
         for (tool, rate) in [("frisbee `--rate 1G`", Some("1G")), ("frisbee", None)] {
@@ -125,7 +130,7 @@ pub(super) fn share(runs: usize, samples: &mut Samples) -> Result<()> {
 }
 
 pub(super) fn cpu(runs: usize, samples: &mut Samples) -> Result<()> {
-    let golden = large()?;
+    let golden = Golden::new(&LARGE, &NOT_COMPRESSED)?;
     let (cable, line) = (Network::cable()?, Network::line(1, GIGABIT, Batches::Cut)?);
     let sample = |tool: &str, seconds: f64| {
         let per_gb = seconds * 1000.0 / per_second(golden.bytes, 1.0);
