@@ -87,8 +87,8 @@ pub use client::{
     Unicast, Weightless,
 };
 pub use server::{
-    Image, LaneStats, Loaded, Parity, Server, ServerConfig, ServerOutput, ServerStats, Service,
-    ServiceConfig, ServiceOutput, Site, Transmit,
+    Image, LaneStats, Loaded, Parity, Priority, Server, ServerConfig, ServerOutput, ServerStats,
+    Service, ServiceConfig, ServiceOutput, Site, Transmit,
 };
 
 /// Most blocks of one object: the 24 bits that name a proof node on the wire reach 2^24 groups of 16 blocks.

@@ -2,11 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use frisbee_proto::wire::{self, Announce, Item, Message, RequestHead, RequestItems, Stream};
 
 use crate::golden::Golden;
+use crate::link::Quality;
+use crate::node::Setup;
+use crate::world::World;
 
 /// Sees every datagram of the group and answers with its own, each in somebody's name, which reach every client first.
 pub type Forger = Box<dyn FnMut(&mut fastrand::Rng, &[u8]) -> Vec<(SocketAddr, Vec<u8>)>>;
@@ -96,6 +99,14 @@ pub fn greedy_request(golden: &Golden, random: &mut fastrand::Rng) -> Vec<u8> {
     items.encode(&Stream { number, uuid }, random.u32(..), &head)
 }
 
+fn share(random: &mut fastrand::Rng) -> f64 {
+    match random.u8(..4) {
+        0 => 1.0,
+        1 => random.f64(),
+        _ => random.f64() * 0.1,
+    }
+}
+
 /// What a forger of a random room does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
@@ -111,16 +122,38 @@ pub(crate) enum Kind {
     Noise(f64),
     /// What was sent before.
     Replays(f64),
+    /// What an earlier run of the server sent of the same image, in its name.
+    Epoch(f64),
+    /// What a server of another image sent, in the name of this one.
+    Image(f64),
+}
+
+/// What a server sent in a room of its own, to a client that lost some of it.
+fn recorded(golden: &Arc<Golden>, seed: u64) -> Vec<Vec<u8>> {
+    let mut world = World::new(seed);
+    world.serve(golden, Some(100_000_000));
+    let setup = Setup {
+        down: Quality::losing(0.05),
+        ..Setup::default()
+    };
+    world.join(golden, &setup);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&heard);
+    world.forgers.push(Box::new(move |_, datagram| {
+        let mut heard = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.push(datagram.to_vec());
+        Vec::new()
+    }));
+    // What is not heard to the end is a recording as well.
+    let _ = world.run();
+    let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+    std::mem::take(&mut *heard)
 }
 
 impl Kind {
+    /// One that sends at most as many datagrams as come from servers.
     pub(crate) fn random(random: &mut fastrand::Rng) -> Self {
-        // At most as many forged datagrams as true ones.
-        let share = match random.u8(..4) {
-            0 => 1.0,
-            1 => random.f64(),
-            _ => random.f64() * 0.1,
-        };
+        let share = share(random);
         let kinds = [
             Self::Copies,
             Self::Strays,
@@ -132,6 +165,15 @@ impl Kind {
         kinds[random.usize(..kinds.len())](share)
     }
 
+    /// One that repeats what was true elsewhere.
+    pub(crate) fn elsewhere(random: &mut fastrand::Rng) -> Self {
+        let share = share(random);
+        match random.bool() {
+            true => Self::Epoch(share),
+            false => Self::Image(share),
+        }
+    }
+
     fn share(self) -> f64 {
         match self {
             Self::Copies(share)
@@ -139,17 +181,29 @@ impl Kind {
             | Self::Heads(share)
             | Self::Lies(share)
             | Self::Noise(share)
-            | Self::Replays(share) => share,
+            | Self::Replays(share)
+            | Self::Epoch(share)
+            | Self::Image(share) => share,
         }
     }
 
-    pub(crate) fn forger(self, golden: Arc<Golden>) -> Forger {
-        let mut before = VecDeque::new();
-        Box::new(move |random, datagram| {
-            if before.len() == 300 {
-                before.pop_front();
+    pub(crate) fn forger(self, golden: Arc<Golden>, seed: u64) -> Forger {
+        let mut before: VecDeque<_> = match self {
+            Self::Epoch(_) => recorded(&golden, seed ^ 0xe9_0c48).into(),
+            Self::Image(_) => {
+                let other = Golden::new(&[2, 40, 129], seed ^ 0x1_4a6e);
+                recorded(&other, seed).into()
             }
-            before.push_back(datagram.to_vec());
+            _ => VecDeque::new(),
+        };
+        let records = matches!(self, Self::Replays(_));
+        Box::new(move |random, datagram| {
+            if records {
+                if before.len() == 300 {
+                    before.pop_front();
+                }
+                before.push_back(datagram.to_vec());
+            }
             if random.f64() >= self.share() {
                 return Vec::new();
             }
@@ -201,7 +255,13 @@ impl Kind {
                 noise[..keep].copy_from_slice(&datagram[..keep]);
                 vec![(address(), noise)]
             }
-            Self::Replays(_) => vec![(genuine(), before[random.usize(..before.len())].clone())],
+            Self::Replays(_) | Self::Epoch(_) | Self::Image(_) => {
+                let heard = before.get(random.usize(..before.len().max(1)));
+                heard
+                    .map(|heard| (genuine(), heard.clone()))
+                    .into_iter()
+                    .collect()
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ pub struct Golden {
     pub image: Image,
     /// Its objects as the server reads them.
     pub objects: Vec<Arc<Loaded>>,
-    /// Their bytes.
+    /// Their bytes; those of the last one are those of all that follow.
     pub bytes: Vec<Vec<u8>>,
     /// Their parity blocks, computed once for all servers.
     pub(crate) parity: Vec<Option<Arc<Parity>>>,
@@ -73,8 +73,7 @@ impl Golden {
         Self::new(&usual_sizes(chunks), seed)
     }
 
-    /// `chunks` chunks of `blocks` blocks with the usual parity. All have the same bytes, and this keeps none of them
-    /// beside what the server reads: [`Golden::bytes`] has those of object 0 only.
+    /// `chunks` chunks of `blocks` blocks with the usual parity. All have the same bytes, which are kept once.
     ///
     /// # Panics
     /// As [`Golden::new`].
@@ -83,7 +82,6 @@ impl Golden {
         let manifest = 1 + u32::try_from(chunks / 8).unwrap_or(u32::MAX - 1);
         let one = Self::new(&[manifest, blocks], seed);
         let mut golden = Arc::unwrap_or_clone(one);
-        golden.bytes.truncate(1);
         let (info, loaded) = (golden.image.objects[1], Arc::clone(&golden.objects[1]));
         golden.image.objects.resize(1 + chunks, info);
         golden.objects.resize(1 + chunks, loaded);
@@ -96,6 +94,14 @@ impl Golden {
     pub fn blocks(&self) -> u64 {
         let blocks = |info: &ObjectInfo| u64::from(info.blocks);
         self.image.objects.iter().map(blocks).sum()
+    }
+
+    /// The bytes of an object, if there is one.
+    pub fn object(&self, object: u32) -> Option<&[u8]> {
+        let place = usize::try_from(object).ok()?;
+        let known = place < self.objects.len();
+        let bytes = self.bytes.get(place).or(self.bytes.last());
+        bytes.filter(|_| known).map(Vec::as_slice)
     }
 
     /// Blocks of its largest object.

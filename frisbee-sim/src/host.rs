@@ -10,6 +10,9 @@ use frisbee_proto::{Error, Server, ServerConfig};
 use crate::golden::Golden;
 use crate::invariants::Broken;
 
+/// Every work takes so long.
+const LEAST: Duration = Duration::from_micros(500);
+
 /// What a server's driver does beside sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -60,12 +63,13 @@ impl Host {
         })
     }
 
-    /// Begins to read an object, or to compute its parity; returns for how long.
+    /// Begins to read an object, or to compute its parity; returns for how long: for up to `most`, and half a millisecond.
     pub(crate) fn begin(
         &mut self,
         place: usize,
         object: u32,
         work: Work,
+        most: Duration,
         random: &mut fastrand::Rng,
     ) -> Result<Duration, Broken> {
         let under_way = match work {
@@ -77,7 +81,7 @@ impl Host {
             return Err(Broken::Load { host, object });
         }
         self.loads += u64::from(work == Work::Read);
-        Ok(Duration::from_micros(500 + random.u64(..2000)))
+        Ok(LEAST + most.mul_f64(random.f64()))
     }
 
     /// That has been done.

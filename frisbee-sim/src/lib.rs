@@ -5,6 +5,7 @@
 //! - A [`Crowd`] is large and lean: up to a million clients that keep no bytes, to measure what repairs cost beside what
 //!   they have to cost at the least ([`bound`]).
 
+mod bottleneck;
 pub mod bound;
 mod clock;
 mod crowd;
@@ -17,8 +18,10 @@ mod loss;
 mod node;
 mod report;
 mod room;
+mod tcp;
 mod world;
 
+pub use bottleneck::Bottleneck;
 pub use crowd::Crowd;
 pub use golden::{Golden, Owner, usual_sizes};
 pub use host::Host;

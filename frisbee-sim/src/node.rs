@@ -153,7 +153,7 @@ impl Node {
         if !exists || self.skipped.contains(&object) || self.got.contains_key(&object) {
             return Err(Broken::NotLacking { node, object });
         }
-        if *bytes != *self.golden.bytes[object as usize] {
+        if self.golden.object(object) != Some(bytes) {
             return Err(Broken::False { node, object });
         }
         self.got.insert(object, bytes.len());

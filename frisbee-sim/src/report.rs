@@ -31,8 +31,12 @@ pub struct Report {
     pub requests_handled: u64,
     /// Those that it dropped because there were too many.
     pub requests_dropped: u64,
-    /// Processor time of the server machine.
+    /// Most of them that arrived in 10 ms.
+    pub requests_busiest: u32,
+    /// Processor time of the server machine, from decoding REQUESTs to batches that are ready to be sent.
     pub processor_time: Duration,
+    /// The part of it that was for REQUESTs as they came, dropped ones included.
+    pub requests_time: Duration,
     /// Datagrams that it sent.
     pub datagrams: u64,
     /// Datagrams that clients took.
@@ -42,8 +46,8 @@ pub struct Report {
 impl Report {
     /// Cells of [`Report::row`].
     pub const HEADER: &str = "\
-| clients | loss | sent/needed | ideal code | above it | repeating blocks | object 0 | time | requests per chunk | handled | dropped by the port, the server | server |
-|---|---|---|---|---|---|---|---|---|---|---|---|";
+| clients | loss | sent/needed | ideal code | above it | repeating blocks | object 0 | time | requests per chunk | per client | most in 10 ms | lost, dropped by the port, by the server | one request | server |
+|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
     /// By how much more was sent than an ideal code would have.
     pub fn excess(&self) -> f64 {
@@ -62,8 +66,9 @@ impl Report {
         let repeating = self
             .repeating
             .map_or("-".into(), |sent| format!("{sent:.3}"));
+        let handled = self.requests_handled + self.requests_dropped;
         format!(
-            "| {} | {loss} | {:.4} | {:.4} | {:+.1} % | {repeating} | {:.2} | {:.2} s | {:.1} | {} | {}, {} | {:.1?} |",
+            "| {} | {loss} | {:.4} | {:.4} | {:+.1} % | {repeating} | {:.2} | {:.2} s | {:.1} | {:.2} | {} | {}, {}, {} | {:.0} ns | {:.1?} |",
             self.crowd.clients,
             self.sent,
             self.expected,
@@ -71,9 +76,12 @@ impl Report {
             self.sent_of_manifest,
             self.finished.as_secs_f64(),
             self.requests as f64 / f64::from(self.crowd.chunks.max(1)),
-            self.requests_handled,
+            self.requests as f64 / f64::from(self.crowd.clients.max(1)),
+            self.requests_busiest,
+            self.requests_lost,
             self.requests_refused,
             self.requests_dropped,
+            self.requests_time.as_nanos() as f64 / handled.max(1) as f64,
             self.processor_time,
         )
     }

@@ -42,6 +42,8 @@ pub struct Room {
     skipped: Vec<Vec<u32>>,
     turns: Vec<(Duration, Turn)>,
     forgers: Vec<Kind>,
+    /// How long the servers' disks take for an object at the most.
+    disk: Duration,
 }
 
 /// What became of a room.
@@ -57,10 +59,10 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Failure {
     /// A promise was broken.
-    #[error(transparent)]
+    #[error("{0}; again: cargo xtask sim --seeds {seed}..{end}", seed = .0.seed, end = .0.seed + 1)]
     Violation(#[from] Violation),
     /// A machine panicked, which it has said on standard error.
-    #[error("seed {0}: a machine panicked")]
+    #[error("seed {0}: a machine panicked; again: cargo xtask sim --seeds {0}..{end}", end = .0 + 1)]
     Panic(u64),
 }
 
@@ -114,17 +116,23 @@ impl Room {
             })
             .collect();
         let forgers = pick(&mut random, &[(4, 0), (3, 1), (1, 2)]);
-        let forgers = (0..forgers).map(|_| Kind::random(&mut random)).collect();
+        let mut forgers: Vec<Kind> = (0..forgers).map(|_| Kind::random(&mut random)).collect();
+        let parity = random.bool();
+        if random.u8(..4) == 0 {
+            forgers.push(Kind::elsewhere(&mut random));
+        }
+        let disk = pick(&mut random, &[(6, 2_000), (1, 50_000), (1, 500_000)]);
         Self {
             seed,
             blocks,
-            parity: random.bool(),
+            parity,
             ceiling,
             second,
             clients,
             skipped,
             turns,
             forgers,
+            disk: Duration::from_micros(disk),
         }
     }
 
@@ -143,6 +151,7 @@ impl Room {
         let parity = |blocks| if self.parity { usual_count(blocks) } else { 0 };
         let golden = Golden::with_parity(&self.blocks, self.seed, parity);
         let mut world = World::new(self.seed);
+        world.disk = self.disk;
         let first = world.serve(&golden, self.ceiling);
         if let Some(start) = self.second {
             let (golden, ceiling) = (Arc::clone(&golden), self.ceiling);
@@ -157,7 +166,7 @@ impl Room {
         }
         let forgers = self.forgers.iter();
         world.forgers = forgers
-            .map(|kind| kind.forger(Arc::clone(&golden)))
+            .map(|kind| kind.forger(Arc::clone(&golden), self.seed))
             .collect();
         world.run()?;
         let outcome = Outcome {

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use frisbee_proto::{ClientOutput, ServerConfig, ServerOutput, wire};
+use frisbee_proto::{ClientOutput, Priority, ServerConfig, ServerOutput, wire};
 
+use crate::bottleneck::Bottleneck;
 use crate::clock::Queue;
 use crate::forger::Forger;
 use crate::golden::Golden;
@@ -29,6 +30,10 @@ enum Happening {
     Release(usize, u32),
     Start(usize),
     Action(Action),
+    /// A segment of a TCP stream has arrived and been acknowledged.
+    Acknowledged(usize, u64),
+    /// A TCP stream looks whether it was silent for too long.
+    Timeout(usize),
 }
 
 /// See the module.
@@ -44,8 +49,14 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// Its clients, those that are gone too.
     pub nodes: Vec<Node>,
+    /// How long the servers' disks take for an object at the most.
+    pub disk: Duration,
     /// Who else is on the group.
     pub forgers: Vec<Forger>,
+    /// What everything passes that servers send, if there is such.
+    pub bottleneck: Option<Bottleneck>,
+    /// Of the servers that start from now on.
+    pub priority: Priority,
     /// Digest of all that the servers sent, and when.
     trace: u64,
     buffer: Vec<u8>,
@@ -75,7 +86,10 @@ impl World {
             actions: 0,
             hosts: Vec::new(),
             nodes: Vec::new(),
+            disk: Duration::from_millis(2),
             forgers: Vec::new(),
+            bottleneck: None,
+            priority: Priority::default(),
             trace: 0xcbf2_9ce4_8422_2325,
             buffer: Vec::new(),
         }
@@ -106,6 +120,7 @@ impl World {
     ) -> usize {
         let config = ServerConfig {
             ceiling,
+            priority: self.priority,
             seed: self.random.u64(..),
             ..ServerConfig::default()
         };
@@ -128,6 +143,24 @@ impl World {
         let node = Node::new(start, Arc::clone(golden), setup.clone(), &mut self.random);
         self.nodes.push(node);
         place
+    }
+
+    /// A TCP stream starts through the bottleneck, if there is one.
+    pub fn stream(&mut self) {
+        if let Some(bottleneck) = &mut self.bottleneck {
+            let stream = bottleneck.stream(self.now);
+            self.queue.push(self.now, Happening::Timeout(stream));
+        }
+    }
+
+    /// A TCP stream sends what it may.
+    fn push(&mut self, stream: usize) {
+        if let Some(bottleneck) = &mut self.bottleneck {
+            for (at, segment) in bottleneck.push(self.now, stream) {
+                self.queue
+                    .push(at, Happening::Acknowledged(stream, segment));
+            }
+        }
     }
 
     /// A client is gone.
@@ -239,10 +272,15 @@ impl World {
             }
         }
         self.forgers = forgers;
+        let through = match &mut self.bottleneck {
+            Some(bottleneck) => bottleneck.pass(self.now, datagram.len()),
+            None => Some(self.now),
+        };
+        let Some(through) = through else { return };
         let datagram: Arc<[u8]> = datagram.into();
         for (place, node) in self.nodes.iter_mut().enumerate() {
             if node.finished.is_none() {
-                for (at, copy) in node.down.carry(self.now, &datagram) {
+                for (at, copy) in node.down.carry(through, &datagram) {
                     self.queue.push(at, Happening::ToClient(place, from, copy));
                 }
             }
@@ -336,6 +374,20 @@ impl World {
                 self.actions -= 1;
                 action(self);
             }
+            Happening::Acknowledged(stream, segment) => {
+                if let Some(bottleneck) = &mut self.bottleneck {
+                    bottleneck.acknowledged(now, stream, segment);
+                }
+                self.push(stream);
+            }
+            Happening::Timeout(stream) => {
+                if let Some(bottleneck) = &mut self.bottleneck {
+                    bottleneck.check(now, stream);
+                }
+                self.push(stream);
+                let again = now + Duration::from_millis(50);
+                self.queue.push(again, Happening::Timeout(stream));
+            }
         }
         Ok(())
     }
@@ -365,7 +417,7 @@ impl World {
     }
 
     fn work(&mut self, place: usize, object: u32, work: Work) -> Result<(), Broken> {
-        let time = self.hosts[place].begin(place, object, work, &mut self.random)?;
+        let time = self.hosts[place].begin(place, object, work, self.disk, &mut self.random)?;
         let done = Happening::Done(place, object, work);
         self.queue.push(self.now + time, done);
         Ok(())

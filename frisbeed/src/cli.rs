@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use frisbee_cli::exit::EXIT_CODES;
 use frisbee_cli::units::parse_rate;
+use frisbee_proto::Priority;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -16,6 +17,8 @@ Examples:
     frisbeed --standby --interface eth0 golden.frz
   Leave room for others on a gigabit network, and end when all clients are done:
     frisbeed --rate 700M --exit-after 60 --interface eth0 golden.frz
+  In the background of a network that others work on:
+    frisbeed --priority low --interface eth0 golden.frz
   Does multicast work here, and why not? (frisbee-client --probe on the other machines)
     frisbeed --probe --interface eth0
   Serve an old image of Emulab to clients that accept such (--allow-legacy):
@@ -40,9 +43,13 @@ pub struct Cli {
     #[arg(short, long, value_name = "ADDRESS:PORT=IMAGE", value_parser = parse_served)]
     pub(crate) serve: Vec<Served>,
 
-    /// Rate never exceeded by all images and clients together, in bits per second on the wire: 900M, 2.5G [default: what the clients keep up with]
+    /// Rate never exceeded by all images and clients together, in bits per second on the wire: 900M, 2.5G [default: what network and clients keep up with]
     #[arg(short, long, value_name = "RATE", value_parser = parse_rate)]
     pub(crate) rate: Option<u64>,
+
+    /// What to keep of a network that others use at the same time; without others each uses all of it
+    #[arg(short, long, value_enum, default_value_t, value_name = "PRIORITY")]
+    pub(crate) priority: Precedence,
 
     /// Time to live (hop limit) of the datagrams: 1 stays in the local network, more passes multicast routers
     #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
@@ -76,6 +83,28 @@ pub struct Cli {
     /// Image to serve, of this project (frz) or of Emulab (ndz)
     #[arg(value_name = "IMAGE", required_unless_present_any = ["serve", "probe"])]
     pub(crate) image: Option<PathBuf>,
+}
+
+/// A [`Priority`] on the command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precedence {
+    /// A fifth: others come first
+    Low,
+    /// About half
+    #[default]
+    Normal,
+    /// Nearly all: a network that is there for this, such as a staging room
+    High,
+}
+
+impl From<Precedence> for Priority {
+    fn from(precedence: Precedence) -> Self {
+        match precedence {
+            Precedence::Low => Self::Low,
+            Precedence::Normal => Self::Normal,
+            Precedence::High => Self::High,
+        }
+    }
 }
 
 /// An image file, and the group that it is served to, as they were typed.

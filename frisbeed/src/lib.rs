@@ -70,6 +70,7 @@ async fn serve(cli: &Cli) -> Result<(), Failure> {
         let config = ServiceConfig {
             server: ServerConfig {
                 ceiling: cli.rate,
+                priority: cli.priority.into(),
                 framing: frisbee_proto::framing(outlet.group.address().ip()),
                 seed: random(getrandom::u64())?,
                 ..ServerConfig::default()

@@ -19,8 +19,8 @@ use super::servers::{Heard, Servers};
 use super::slow::Yield;
 use super::stock::{NoPlace, Stock};
 use super::timing::{
-    CROSSING, DEAD, HEARTBEAT, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, RoundTrip, SLOW_TICK, STALLED,
-    STUCK, TICK, backoff, soon,
+    CROSSING, DEAD, PATIENCE, REPAIR_LEAST, REPAIR_WAIT, REPORT_DATAGRAMS, RoundTrip, SLOW_TICK,
+    STALLED, STUCK, TICK, backoff, heartbeat, report_interval, soon, tells_end,
 };
 use super::{ClientOutput, ClientStats, Event, Part};
 use crate::layout::{Layout, Unit};
@@ -60,7 +60,11 @@ pub(super) struct Fetch<C: Content> {
     ask_at: Option<Instant>,
     /// When what is outstanding is looked through.
     tick_at: Instant,
-    heartbeat_at: Instant,
+    /// When this client showed itself last, or came, and how long it waits to do it again: in heartbeats, so that it waits
+    /// longer if others come (RFC 3550, section 6.3.3).
+    shown: (Instant, f64),
+    /// When the server is told of the datagrams that came since the last REQUEST.
+    report_at: Option<Instant>,
     requested: Option<Instant>,
     reported: Reported,
     /// Since when something proven should have come from the server being asked, and has not.
@@ -80,6 +84,7 @@ impl<C: Content> Fetch<C> {
         held: bool,
         mut random: fastrand::Rng,
     ) -> Self {
+        let (client, beats) = (random.u64(..), random.f64());
         let mut fetch = Self {
             uuid,
             head: C::keep_head(head),
@@ -88,13 +93,14 @@ impl<C: Content> Fetch<C> {
             held,
             asked: BTreeMap::new(),
             passing: Passing::default(),
-            client: random.u64(..),
+            client,
             token: 0,
             random,
             trip: RoundTrip::default(),
             ask_at: None,
             tick_at: now + SLOW_TICK,
-            heartbeat_at: now + HEARTBEAT,
+            shown: (now, beats),
+            report_at: None,
             requested: None,
             reported: Reported::default(),
             in_vain: None,
@@ -275,8 +281,14 @@ impl<C: Content> Fetch<C> {
 
     /// When [`Fetch::timeout`] has something to do.
     pub(super) fn deadline(&self) -> Instant {
-        let regular = self.tick_at.min(self.heartbeat_at);
-        self.ask_at.map_or(regular, |at| at.min(regular))
+        let asks = [self.ask_at, self.report_at].into_iter().flatten();
+        asks.fold(self.tick_at.min(self.heartbeat_at()), Instant::min)
+    }
+
+    /// When this client shows itself, if it asks for nothing before.
+    fn heartbeat_at(&self) -> Instant {
+        let (last, beats) = self.shown;
+        last + heartbeat(&self.servers.current().announce).mul_f64(beats)
     }
 
     /// Does what is due.
@@ -290,19 +302,24 @@ impl<C: Content> Fetch<C> {
             stats.server_changes += 1;
             out.push_back(ClientOutput::Event(Event::Server(self.server())));
         }
-        if self.ask_at.is_some_and(|at| at <= now) || self.heartbeat_at <= now {
+        if self.ask_at.is_some_and(|at| at <= now) || self.heartbeat_at() <= now {
             self.ask(now, out, stats);
+        }
+        if self.report_at.is_some_and(|at| at <= now) {
+            self.send(now, &RequestItems::default(), false, out, stats);
         }
     }
 
-    /// Tells the server that this client is done.
+    /// Tells the server that this client is done, unless enough others do.
     pub(super) fn finish(
         &mut self,
         now: Instant,
         out: &mut VecDeque<ClientOutput>,
         stats: &mut ClientStats,
     ) {
-        self.send(now, &RequestItems::default(), true, out, stats);
+        if tells_end(&self.servers.current().announce, &mut self.random) {
+            self.send(now, &RequestItems::default(), true, out, stats);
+        }
     }
 
     /// The stream of the present server has moved on, with this unit or with an ANNOUNCE: objects that it left some
@@ -315,6 +332,7 @@ impl<C: Content> Fetch<C> {
             let number = layout.and_then(|layout| layout.number(unit));
             self.passing.at(object, number.unwrap_or(0), next);
         }
+        self.schedule_report(now);
         while let Some(object) = self.passing.left_behind(next) {
             if let Some(open) = self.stock.open.get_mut(&object)
                 && !open.due
@@ -322,6 +340,19 @@ impl<C: Content> Fetch<C> {
                 open.timed = (open.tries == 0).then_some(now);
                 self.ask_soon(now, object);
             }
+        }
+    }
+
+    /// Datagrams have come that the server is to be told of: its rate follows such reports.
+    fn schedule_report(&mut self, now: Instant) {
+        let server = self.servers.current();
+        if self.report_at.is_some() || server.sequence.unreported() < REPORT_DATAGRAMS {
+            return;
+        }
+        let announce = &server.announce;
+        if let Some(interval) = report_interval(self.client, announce.receivers, announce.rate) {
+            let since = self.requested.unwrap_or(now) + interval / 2;
+            self.report_at = Some(soon(since, interval, &mut self.random).max(now));
         }
     }
 

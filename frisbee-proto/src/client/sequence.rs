@@ -73,6 +73,11 @@ impl Sequence {
         false
     }
 
+    /// Datagrams expected since the last report.
+    pub(super) fn unreported(&self) -> u32 {
+        self.expected
+    }
+
     /// Datagrams received and lost since the last call.
     pub(super) fn report(&mut self) -> (u32, u32) {
         let report = (self.received, self.expected.saturating_sub(self.received));

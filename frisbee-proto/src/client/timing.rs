@@ -17,10 +17,25 @@ pub(super) const REQUEST_GAP: Duration = Duration::from_millis(5);
 /// How often what is outstanding is looked through, at most and at least.
 pub(super) const TICK: Duration = Duration::from_millis(25);
 pub(super) const SLOW_TICK: Duration = Duration::from_millis(250);
-/// A REQUEST without items, at random after the first to twice as long: servers show who is there.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A REQUEST without items: the first one at random within so long, then at random after the first to twice as long.
+/// Servers show who is there.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// All clients together send at most about so many of them in a second.
 const HEARTBEATS_PER_SECOND: u32 = 500;
+/// Time between two REQUESTs while datagrams come: as often as the server changes the rate when it looks for it.
+const REPORT: Duration = Duration::from_millis(20);
+/// All clients together send one in this time at most.
+const REPORT_ALL: Duration = Duration::from_millis(1);
+/// And at most about a twentieth of what the server sends: a REQUEST without items has some 150 bytes on the wire.
+const REPORT_BITS: u64 = 150 * 8 * 20;
+/// Each is to report so often at least, so that some of many do.
+const REPORT_MOST: Duration = Duration::from_millis(200);
+/// But so many do in any case.
+const REPORTERS_LEAST: u32 = 16;
+/// Datagrams that are worth a report.
+pub(super) const REPORT_DATAGRAMS: u32 = 16;
+/// Of so many clients all say that they are done, of more about so many: they often are at the same moment.
+const ENDS: u32 = 1000;
 /// Round trips that a wait is longer by: an answer to the first who asks reaches the others while most still wait.
 const ROUND_TRIPS: u32 = 4;
 /// Longest round trip that is believed for this.
@@ -28,7 +43,7 @@ const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 /// Clients that there are taken to be at least: at the beginning a server knows of none.
 const LEAST_RECEIVERS: u32 = 1000;
 /// The same to a server that sends to this client alone, and stops when it hears nothing.
-pub(super) const LANE_HEARTBEAT: Duration = Duration::from_secs(1);
+const LANE_HEARTBEAT: Duration = Duration::from_secs(1);
 /// An idle server can have heard of what was asked for so long ago.
 pub(super) const CROSSING: Duration = Duration::from_millis(10);
 /// Promises are believed while something useful came within so long of asking.
@@ -71,6 +86,22 @@ impl RoundTrip {
     }
 }
 
+/// Time between two REQUESTs of a client with this number while datagrams come, on average (RFC 3550, section 6.2, has
+/// the same rule for the receivers of a session). `None` for most of very many clients: the numbers are random, and those
+/// with low ones tell what the others would.
+pub(super) fn report_interval(client: u64, receivers: u32, rate: u64) -> Option<Duration> {
+    let micros = (REPORT_BITS * 1_000_000).div_ceil(rate.max(REPORT_BITS));
+    let each = Duration::from_micros(micros).max(REPORT_ALL);
+    let reporters = REPORT_MOST.as_micros() / each.as_micros();
+    let reporters = u32::try_from(reporters).map_or(REPORTERS_LEAST, |it| it.max(REPORTERS_LEAST));
+    let receivers = match receivers {
+        0 => REPORTERS_LEAST,
+        known => known,
+    };
+    let place = u128::from(client) * u128::from(receivers) >> 64;
+    (place < u128::from(reporters)).then(|| (each * receivers.min(reporters)).max(REPORT))
+}
+
 /// A random time up to `most` from now.
 pub(super) fn soon(now: Instant, most: Duration, random: &mut fastrand::Rng) -> Instant {
     now + most.mul_f64(random.f64())
@@ -87,14 +118,91 @@ pub(super) fn backoff(most: Duration, announce: &Announce, random: &mut fastrand
 
 /// Least time between two REQUESTs without items.
 pub(super) fn heartbeat(announce: &Announce) -> Duration {
+    if announce.lane {
+        return LANE_HEARTBEAT;
+    }
     HEARTBEAT.max(Duration::from_secs(
         (announce.receivers / HEARTBEATS_PER_SECOND).into(),
     ))
 }
 
+/// Whether a client says that it is done.
+pub(super) fn tells_end(announce: &Announce, random: &mut fastrand::Rng) -> bool {
+    random.u32(..announce.receivers.max(ENDS)) < ENDS
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn room(receivers: u32) -> Announce {
+        Announce {
+            rate: 1_000_000_000,
+            cursor: 0,
+            queued: 0,
+            idle: true,
+            lane: false,
+            promise: [0; 64],
+            request_address: None,
+            time: 0,
+            grtt: 2000,
+            receivers,
+            repairs: Default::default(),
+        }
+    }
+
+    #[test]
+    fn of_very_many_about_a_thousand_say_that_they_are_done() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for (receivers, least, most) in [
+            (0, 0, 0),
+            (700, 700, 700),
+            (1000, 1000, 1000),
+            (50_000, 900, 1100),
+        ] {
+            let ends = (0..receivers)
+                .filter(|_| tells_end(&room(receivers), &mut random))
+                .count();
+            assert!((least..=most).contains(&ends), "{ends} of {receivers}");
+        }
+    }
+
+    #[test]
+    fn however_many_there_are_few_ask_before_the_others_hear_of_it() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for receivers in [1000, 10_000, 1_000_000] {
+            let wait = Duration::from_millis(5);
+            let trip = Duration::from_millis(2);
+            let mut waits: Vec<_> = (0..receivers)
+                .map(|_| backoff(wait, &room(receivers), &mut random))
+                .collect();
+            waits.sort_unstable();
+            let heard = waits[0] + trip;
+            let early = waits.iter().take_while(|&&wait| wait < heard).count();
+            assert!(early <= 40, "{early} of {receivers}");
+        }
+    }
+
+    #[test]
+    fn many_clients_report_seldom_or_not_at_all() {
+        let millis = |client, receivers, rate| {
+            report_interval(client, receivers, rate).map(|interval| interval.as_millis())
+        };
+        assert_eq!(millis(7, 0, 8_000_000), Some(48));
+        assert_eq!(millis(7, 1, 8_000_000), Some(20));
+        assert_eq!(millis(u64::MAX, 48, 10_000_000), Some(115));
+        assert_eq!(millis(u64::MAX, 48, 100_000_000), Some(48));
+        assert_eq!(millis(u64::MAX, 200, 10_000_000_000), Some(200));
+        assert_eq!(millis(u64::MAX, 201, 10_000_000_000), None);
+        assert_eq!(millis(u64::MAX, 17, 0), None);
+        let mut random = fastrand::Rng::with_seed(1);
+        for receivers in [1000, 100_000] {
+            let reports = (0..receivers).filter_map(|_| millis(random.u64(..), receivers, 1 << 40));
+            let reports: Vec<u128> = reports.collect();
+            assert!((170..230).contains(&reports.len()), "{}", reports.len());
+            assert!(reports.iter().all(|&interval| interval == 200));
+        }
+    }
 
     #[test]
     fn timeouts_double_within_their_limits() {

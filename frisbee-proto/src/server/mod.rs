@@ -32,7 +32,9 @@ use self::rate::Rate;
 use self::room::Room;
 pub use self::service::{LaneStats, Service, ServiceConfig, ServiceOutput};
 pub use self::site::Site;
-pub use self::types::{Image, Loaded, Parity, ServerConfig, ServerOutput, ServerStats, Transmit};
+pub use self::types::{
+    Image, Loaded, Parity, Priority, ServerConfig, ServerOutput, ServerStats, Transmit,
+};
 use self::wanted::{Candidate, Supply, Wanted};
 use crate::layout::{Layout, Unit};
 use crate::wire::{
@@ -124,7 +126,7 @@ impl Server {
             cache: Cache::new(config.cache_bytes),
             parities: Cache::new(config.cache_bytes / PARITY_PART),
             path: Vec::new(),
-            rate: Rate::new(now, config.ceiling),
+            rate: Rate::new(now, &config),
             room: Room::new(now),
             pacer: Pacer::new(now, config.framing),
             sequence: random.u32(..).into(),
@@ -165,13 +167,14 @@ impl Server {
         self.work += 100;
         let ours = stream == self.stream.number;
         let trip = self.round_trip(now, &head).filter(|_| ours);
-        self.room.report(now, &head, trip);
-        if ours {
-            self.rate.report(&head, trip);
+        if self.room.report(now, &head, trip) {
+            self.announcer.hurry();
         }
         // From another server's run, or from the future: nothing is taken to be in flight. At worst it is sent twice.
         let heard = if ours {
-            self.expand(sequence)
+            let heard = self.expand(sequence);
+            self.rate.report(now, &head, heard);
+            heard
         } else {
             self.sequence
         };
@@ -400,7 +403,7 @@ impl Server {
             request_address: self.request_address,
             time: self.clock(now),
             grtt: u32::try_from(self.room.grtt().as_micros()).unwrap_or(u32::MAX),
-            receivers: self.room.receivers(),
+            receivers: self.room.tell(),
             repairs,
         };
         let sequence = self.next_sequence();
@@ -561,7 +564,8 @@ impl Server {
         let segment = buffer.len() / datagrams.max(1);
         let wire_bytes = u64::try_from(buffer.len() + datagrams * self.framing).unwrap_or(u64::MAX);
         self.pacer.charge(now, self.rate.rate(), wire_bytes);
-        self.rate.sent(wire_bytes);
+        self.rate
+            .sent(now, self.sequence, datagrams as u64, wire_bytes);
         self.stats.datagrams += datagrams as u64;
         self.stats.wire_bytes += wire_bytes;
         ServerOutput::Transmit(Transmit { segment, datagrams })

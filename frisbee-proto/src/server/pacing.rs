@@ -11,8 +11,8 @@ use crate::wire::SEGMENT_SIZE;
 /// 512 KiB that small switches have for a port at 1 Gbit/s.
 const BURST: Duration = Duration::from_millis(2);
 
-/// At low rates, still enough for one call with segmentation offload to be worth it.
-const BURST_SEGMENTS: u32 = 16;
+/// At low rates, where queues hold few datagrams and a call costs little beside the time of one.
+const BURST_SEGMENTS: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Pacer {
@@ -27,6 +27,11 @@ pub(crate) fn wire_time(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(bytes.saturating_mul(8_000_000_000).div_ceil(rate.max(1)))
 }
 
+/// Time on the wire of what leaves at once at most, where a full datagram has so many bytes.
+pub(super) fn burst(segment: u64, rate: u64) -> Duration {
+    BURST.max(wire_time(segment, rate) * BURST_SEGMENTS)
+}
+
 impl Pacer {
     /// `framing` bytes are counted for each datagram beside its payload.
     pub(super) fn new(now: Instant, framing: usize) -> Self {
@@ -38,7 +43,7 @@ impl Pacer {
     }
 
     fn burst(&self, rate: u64) -> Duration {
-        BURST.max(wire_time(self.segment, rate) * BURST_SEGMENTS)
+        burst(self.segment, rate)
     }
 
     /// Full datagrams that may leave now.

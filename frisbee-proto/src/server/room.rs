@@ -17,6 +17,8 @@ const LEAST: Duration = Duration::from_millis(1);
 const MOST: Duration = Duration::from_millis(500);
 /// Clients are counted for so long at least: four times what the most silent one lets pass between two REQUESTs.
 const WINDOW: Duration = Duration::from_secs(40);
+/// So many clients do not wait longer than fewer do.
+const CROWD: u32 = 500;
 
 /// The group round trip (GRTT, RFC 5401 section 2.4) and the number of clients.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(super) struct Room {
     window: Instant,
     now: Count,
     before: Count,
+    /// How many clients were announced last.
+    told: u32,
 }
 
 impl Room {
@@ -39,16 +43,23 @@ impl Room {
             window: now,
             now: Count::default(),
             before: Count::default(),
+            told: 0,
         }
     }
 
-    /// A REQUEST came, with the round trip that it shows.
-    pub(super) fn report(&mut self, now: Instant, head: &RequestHead, trip: Option<Duration>) {
+    /// A REQUEST came, with the round trip that it shows. True if there are twice as many clients now as they were told,
+    /// and so many that it makes a difference to them.
+    pub(super) fn report(
+        &mut self,
+        now: Instant,
+        head: &RequestHead,
+        trip: Option<Duration>,
+    ) -> bool {
         if now.saturating_duration_since(self.window) >= WINDOW {
             self.before = std::mem::take(&mut self.now);
             self.window = now;
         }
-        self.now.add(head.client);
+        let is_new = self.now.add(head.client);
         if let Some(trip) = trip {
             let micros = u32::try_from(trip.as_micros()).unwrap_or(u32::MAX).max(1);
             let count = &mut self.trips[micros.ilog2() as usize];
@@ -58,6 +69,7 @@ impl Room {
             self.judge();
             self.interval = now;
         }
+        is_new && self.now.estimate() / 2 > self.told.max(CROWD)
     }
 
     /// The round trip that nine tenths of the clients stay under; falls slowly.
@@ -68,6 +80,12 @@ impl Room {
     /// About how many clients there were lately.
     pub(super) fn receivers(&self) -> u32 {
         self.now.estimate().max(self.before.estimate())
+    }
+
+    /// The same, for an ANNOUNCE.
+    pub(super) fn tell(&mut self) -> u32 {
+        self.told = self.receivers();
+        self.told
     }
 
     fn judge(&mut self) {
@@ -99,11 +117,15 @@ impl Default for Count {
 impl Count {
     const REGISTERS: usize = 256;
 
-    fn add(&mut self, number: u64) {
+    /// True if the estimate is a higher one now.
+    fn add(&mut self, number: u64) -> bool {
         let [register, ..] = number.to_le_bytes();
         let rank = (number >> 8).trailing_zeros().min(56) + 1;
+        let rank = u8::try_from(rank).unwrap_or(u8::MAX);
         let highest = &mut self.0[usize::from(register)];
-        *highest = (*highest).max(u8::try_from(rank).unwrap_or(u8::MAX));
+        let is_higher = rank > *highest;
+        *highest = rank.max(*highest);
+        is_higher
     }
 
     #[allow(
@@ -150,9 +172,28 @@ mod tests {
             let found = f64::from(room.receivers());
             let range = f64::from(clients) * 0.8..=f64::from(clients) * 1.2;
             assert!(range.contains(&found), "{found} for {clients}");
-            (1..3).for_each(|windows| room.report(now + WINDOW * windows, &head(1), None));
+            (1..3).for_each(|windows| _ = room.report(now + WINDOW * windows, &head(1), None));
             assert_eq!(room.receivers(), 1);
         }
+    }
+
+    #[test]
+    fn each_doubling_of_a_crowd_is_worth_telling() {
+        let (now, mut random) = (Instant::now(), fastrand::Rng::with_seed(3));
+        let mut room = Room::new(now);
+        let mut told = Vec::new();
+        for _ in 0..100_000 {
+            if room.report(now, &head(random.u64(..)), None) {
+                told.push(room.tell());
+            }
+        }
+        assert!((5..=8).contains(&told.len()), "{told:?}");
+        assert!(
+            told.is_sorted_by(|before, after| *after >= before * 2),
+            "{told:?}"
+        );
+        let mut small = Room::new(now);
+        assert!((0..800).all(|_| !small.report(now, &head(random.u64(..)), None)));
     }
 
     #[test]

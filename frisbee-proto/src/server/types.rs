@@ -22,12 +22,37 @@ pub struct Image {
     pub objects: Vec<ObjectInfo>,
 }
 
+/// What a server keeps of a path that others use as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    /// A fifth: others come first.
+    Low,
+    /// About half.
+    #[default]
+    Normal,
+    /// Nearly all.
+    High,
+}
+
+impl Priority {
+    /// The part of what the path carries below which others do not bring the rate, in parts in a million.
+    pub(super) fn share(self) -> u64 {
+        match self {
+            Self::Low => 200_000,
+            Self::Normal => 550_000,
+            Self::High => 850_000,
+        }
+    }
+}
+
 /// How a server behaves. `ServerConfig::default()` is what a daemon without options uses, but for the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerConfig {
-    /// Rate never exceeded, in bits per second on the wire (`framing` included). `None`: what clients keep up
-    /// with, from 200 Mbit/s upwards.
+    /// Rate never exceeded, in bits per second on the wire (`framing` included), and where the rate begins. `None`:
+    /// what the network carries and clients keep up with; begins at 8 Mbit/s and doubles within some 30 ms.
     pub ceiling: Option<u64>,
+    /// What is kept of a path that others use as well.
+    pub priority: Priority,
     /// Most datagrams in one [`Transmit`], 1 to 60 (at most 65,000 bytes, what UDP segmentation offload takes).
     pub max_segments: usize,
     /// Bytes of loaded objects that the server keeps (object 0 beside them); at least the largest object is kept.
@@ -47,6 +72,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             ceiling: None,
+            priority: Priority::Normal,
             max_segments: 60,
             cache_bytes: 32 << 20,
             lane: false,

@@ -8,6 +8,7 @@ mod credit;
 mod forgery;
 mod liars;
 mod loss;
+mod rate;
 mod servers;
 mod shapes;
 mod starts;

@@ -9,22 +9,12 @@ use frisbee_sim::Golden;
 
 const RATE: Option<u64> = Some(100_000_000);
 
-const STANDBY: ServiceConfig = ServiceConfig {
-    standby: true,
-    server: PLAIN,
-    lanes: 16,
-    secret: [0; 32],
-};
-
-const PLAIN: frisbee_proto::ServerConfig = frisbee_proto::ServerConfig {
-    ceiling: None,
-    max_segments: 60,
-    cache_bytes: 32 << 20,
-    lane: false,
-    request_address: None,
-    framing: frisbee_proto::FRAMING,
-    seed: 0,
-};
+fn waiting() -> ServiceConfig {
+    ServiceConfig {
+        standby: true,
+        ..ServiceConfig::default()
+    }
+}
 
 #[test]
 fn a_standby_is_silent_takes_over_and_steps_back() {
@@ -32,7 +22,7 @@ fn a_standby_is_silent_takes_over_and_steps_back() {
         let golden = Golden::usual(30, seed);
         let mut hall = Hall::new(seed);
         let primary = hall.desk(&[&golden], RATE, ServiceConfig::default());
-        let standby = hall.desk(&[&golden], RATE, STANDBY);
+        let standby = hall.desk(&[&golden], RATE, waiting());
         for _ in 0..3 {
             hall.guest(&golden, Unicast::Never);
         }
@@ -66,8 +56,8 @@ fn a_standby_that_is_alone_serves_and_of_two_only_one() {
     for seed in 0..10 {
         let golden = Golden::usual(10, seed);
         let mut hall = Hall::new(seed);
-        hall.desk(&[&golden], RATE, STANDBY);
-        hall.desk(&[&golden], RATE, STANDBY);
+        hall.desk(&[&golden], RATE, waiting());
+        hall.desk(&[&golden], RATE, waiting());
         hall.guest(&golden, Unicast::Never);
         hall.run();
         hall.run_for(Duration::from_secs(10));
@@ -81,7 +71,7 @@ fn another_image_on_the_group_is_no_reason_to_be_silent() {
     let (golden, other) = (Golden::usual(5, 1), Golden::usual(5, 2));
     let mut hall = Hall::new(1);
     hall.desk(&[&other], RATE, ServiceConfig::default());
-    hall.desk(&[&golden], RATE, STANDBY);
+    hall.desk(&[&golden], RATE, waiting());
     hall.guest(&golden, Unicast::Never);
     hall.run();
 }
@@ -91,7 +81,7 @@ fn a_standby_serves_who_names_it() {
     let golden = Golden::usual(5, 1);
     let mut hall = Hall::new(1);
     hall.desk(&[&golden], RATE, ServiceConfig::default());
-    let standby = hall.desk(&[&golden], RATE, STANDBY);
+    let standby = hall.desk(&[&golden], RATE, waiting());
     let guest = hall.guest(&golden, Unicast::Always(place(standby, 0)));
     hall.guests[guest].hears_group = false;
     hall.run();

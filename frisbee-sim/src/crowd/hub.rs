@@ -21,6 +21,10 @@ pub(super) const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 
 const BUFFER: u64 = 4 << 20;
 /// Datagrams that arrive within so long are read together.
 const READ_TOGETHER: u128 = 20_000;
+/// Its disk takes so long for an object at the most.
+const DISK: Duration = Duration::from_millis(2);
+/// In which REQUESTs are counted.
+const TICK: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(super) struct Hub {
@@ -40,6 +44,12 @@ pub(super) struct Hub {
     /// Datagrams that the port had no room for.
     pub(super) refused: u64,
     pub(super) processor_time: Duration,
+    /// The part of it that REQUESTs took as they came.
+    pub(super) requests_time: Duration,
+    /// When the present 10 ms began, and how many REQUESTs came since.
+    tick: (Instant, u32),
+    /// Most that came in 10 ms.
+    pub(super) busiest: u32,
 }
 
 impl Hub {
@@ -69,6 +79,9 @@ impl Hub {
             sent_of_chunks: 0,
             refused: 0,
             processor_time: Duration::ZERO,
+            requests_time: Duration::ZERO,
+            tick: (begin, 0),
+            busiest: 0,
         }
     }
 
@@ -92,7 +105,9 @@ impl Hub {
         crowd: &Crowd,
         end: Instant,
         requests: &[Request],
+        processor_time: fn() -> Duration,
     ) -> Result<Vec<Batch>, Broken> {
+        let before = processor_time();
         for request in requests {
             match self
                 .shaper
@@ -107,15 +122,32 @@ impl Hub {
         }
         let mut sent = Vec::new();
         while let Some(now) = self.wake().filter(|&wake| wake < end) {
-            while let Some(datagram) = self.inbox.pop(now) {
-                self.server().handle_datagram(now, &datagram);
-            }
+            self.read(now, processor_time);
             while let Some((object, work)) = self.work.pop(now) {
                 self.host.done(now, object, work);
             }
             self.poll(crowd, now, &mut sent)?;
         }
+        self.processor_time += processor_time().saturating_sub(before);
         Ok(sent)
+    }
+
+    /// Gives the server what has come.
+    fn read(&mut self, now: Instant, processor_time: fn() -> Duration) {
+        let came: Vec<_> = std::iter::from_fn(|| self.inbox.pop(now)).collect();
+        if came.is_empty() {
+            return;
+        }
+        if now - self.tick.0 >= TICK {
+            self.tick = (now, 0);
+        }
+        self.tick.1 += u32::try_from(came.len()).unwrap_or(u32::MAX);
+        self.busiest = self.busiest.max(self.tick.1);
+        let before = processor_time();
+        for datagram in came {
+            self.server().handle_datagram(now, &datagram);
+        }
+        self.requests_time += processor_time().saturating_sub(before);
     }
 
     fn read_at(&self, at: Instant) -> Instant {
@@ -148,7 +180,7 @@ impl Hub {
     }
 
     fn begin_work(&mut self, now: Instant, object: u32, work: Work) -> Result<(), Broken> {
-        let time = self.host.begin(0, object, work, &mut self.random)?;
+        let time = self.host.begin(0, object, work, DISK, &mut self.random)?;
         self.work.push(now + time, (object, work));
         Ok(())
     }

@@ -153,9 +153,7 @@ impl Crowd {
                 .iter_mut()
                 .map(|shard| scope.spawn(|| shard.run(self, end, batches)))
                 .collect();
-            let before = processor_time();
-            let sent = hub.run(self, end, requests)?;
-            hub.processor_time += processor_time().saturating_sub(before);
+            let sent = hub.run(self, end, requests, processor_time)?;
             here.run(self, end, batches)?;
             for other in others {
                 match other.join() {
@@ -192,7 +190,9 @@ impl Crowd {
             requests_refused: hub.refused,
             requests_handled: stats.requests,
             requests_dropped: stats.overload,
+            requests_busiest: hub.busiest,
             processor_time: hub.processor_time,
+            requests_time: hub.requests_time,
             datagrams: stats.datagrams,
             deliveries: total(|shard| shard.deliveries),
         }

@@ -26,6 +26,8 @@ pub(crate) enum Subject {
     Install,
     /// frisbeed and frisbee-client beside udpcast and UFTP
     Multicast,
+    /// What frisbeed leaves to a TCP stream on the same line, at each priority
+    Share,
     /// What signing, encryption, hashes and parity cost, in CPU time
     Crypto,
 }
@@ -57,6 +59,10 @@ pub(crate) fn run(
     }
     if wanted(Subject::Multicast) {
         multicast::run(rows, of_multicast)?;
+    }
+    // Without a subject it is among the rows of multicast.
+    if subject == Some(Subject::Share) {
+        multicast::beside(rows, of_multicast)?;
     }
     if wanted(Subject::Crypto) {
         crypto::run(rows.runs)?;

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::content::Content;
 use super::super::requests::Requests;
-use super::super::timing::{
-    FIRST_WAIT, LANE_HEARTBEAT, PATIENCE, REFILL_WAIT, REQUEST_GAP, backoff, heartbeat, soon,
-};
+use super::super::timing::{FIRST_WAIT, PATIENCE, REFILL_WAIT, REQUEST_GAP, backoff};
 use super::super::{ClientOutput, ClientStats};
 use super::{Asked, Fetch, Reported};
 use crate::FRAMING;
@@ -162,7 +160,7 @@ impl<C: Content> Fetch<C> {
         }
         let requests = requests.finish();
         if requests.is_empty() {
-            if self.heartbeat_at <= now {
+            if self.heartbeat_at() <= now {
                 self.send(now, &RequestItems::default(), false, out, stats);
             }
             return;
@@ -220,11 +218,7 @@ impl<C: Content> Fetch<C> {
         });
         stats.requests += 1;
         stats.lost += u64::from(lost);
-        self.requested = Some(now);
-        let beat = match self.has_lane() {
-            true => LANE_HEARTBEAT,
-            false => heartbeat(&self.servers.current().announce),
-        };
-        self.heartbeat_at = soon(now + beat, beat, &mut self.random);
+        (self.requested, self.report_at) = (Some(now), None);
+        self.shown = (now, 1.0 + self.random.f64());
     }
 }

@@ -1,6 +1,7 @@
 //! frisbeed and frisbee-client beside udpcast and UFTP, in network namespaces: on a cable without a limit, and in rooms
 //! behind lines that have a rate, with and without loss.
 
+mod beside;
 mod network;
 mod ours;
 mod peers;
@@ -26,6 +27,8 @@ pub(crate) enum Row {
     Install,
     /// How much of a line of 1 Gbit/s carries blocks
     Share,
+    /// A TCP stream on the same line of 100 Mbit/s and of 1 Gbit/s, at each priority
+    Beside,
     /// Processor time of the server, beside copying and summing the same bytes
     Cpu,
     /// 1, 4 and 16 clients behind a line of 100 Mbit/s
@@ -46,6 +49,7 @@ impl Row {
             Self::Goodput => "One client that discards, cable without a limit",
             Self::Install => "One client that installs, cable without a limit",
             Self::Share => "A line of 1 Gbit/s",
+            Self::Beside => "A TCP stream on the same line",
             Self::Cpu => "Processor time of the server",
             Self::Rooms => "Rooms behind a line of 100 Mbit/s, single packets lost",
             Self::Hall => "A hall behind a line of 25 Mbit/s, single packets lost",
@@ -84,13 +88,22 @@ impl MulticastArgs {
 
 pub(crate) fn run(rows: &Rows, args: &MulticastArgs) -> Result<()> {
     println!("## Multicast\n");
+    table(Row::value_variants(), rows, args)
+}
+
+/// One row of it.
+pub(crate) fn beside(rows: &Rows, args: &MulticastArgs) -> Result<()> {
+    table(&[Row::Beside], rows, args)
+}
+
+fn table(of: &[Row], rows: &Rows, args: &MulticastArgs) -> Result<()> {
     if let Some(file) = &args.recorded {
         sample::print(&sample::recorded(file)?);
         return Ok(());
     }
     let mut samples = Samples::new(args.record.as_deref())?;
     let wanted = |row: &&Row| rows.wants(&format!("{} ({:?})", row.title(), row));
-    for &row in Row::value_variants().iter().filter(wanted) {
+    for &row in of.iter().filter(wanted) {
         measure(row, rows.runs, args, &mut samples)?;
     }
     samples.print();
@@ -106,6 +119,7 @@ fn measure(row: Row, runs: usize, args: &MulticastArgs, samples: &mut Samples) -
         Row::Goodput => single::goodput(runs, peers, samples),
         Row::Install => single::install(runs, samples),
         Row::Share => single::share(runs, samples),
+        Row::Beside => beside::beside(runs, samples),
         Row::Cpu => single::cpu(runs, samples),
         Row::Rooms => rooms::rooms(&rooms::ROOMS, runs, &args.losses(), peers, samples),
         Row::Hall => rooms::rooms(&rooms::HALL, runs, &args.losses(), peers, samples),

@@ -20,6 +20,7 @@ pub(super) struct Network {
     pub(super) clients: Vec<Machine>,
     /// The switch, if there is one.
     switch: Option<Netns>,
+    batches: Batches,
 }
 
 /// Whether batches of datagrams pass the line as they were sent.
@@ -44,6 +45,7 @@ impl Network {
             server: machine(server, 1, Batches::Whole)?,
             clients: vec![machine(client, 2, Batches::Whole)?],
             switch: None,
+            batches: Batches::Whole,
         })
     }
 
@@ -61,23 +63,25 @@ impl Network {
         switch.ip("link set trunk-near master near up")?;
         switch.ip("link set trunk-far master far up")?;
         shape(&switch, "trunk-near", rate)?;
-        let attach = |number: u8, bridge: &str| {
-            let netns = Netns::new(&format!("bench-{number}"))?;
-            switch.ip(&format!(
-                "link add port{number} type veth peer name {INTERFACE} netns {}",
-                netns.name()
-            ))?;
-            switch.ip(&format!("link set port{number} master {bridge} up"))?;
-            machine(netns, number, batches)
-        };
-        let server = attach(1, "near")?;
+        let server = attach(&switch, 1, "near", batches)?;
         let last = u8::try_from(clients + 1).context("too many clients")?;
-        let clients = (2..=last).map(|number| attach(number, "far"));
+        let clients = (2..=last).map(|number| attach(&switch, number, "far", batches));
         Ok(Self {
             server,
             clients: clients.collect::<Result<_>>()?,
             switch: Some(switch),
+            batches,
         })
+    }
+
+    /// Two more machines, at either end of the line.
+    pub(super) fn neighbours(&self) -> Result<[Machine; 2]> {
+        let switch = self.switch.as_ref().context("there is no switch")?;
+        let number = u8::try_from(self.clients.len() + 2).context("too many clients")?;
+        Ok([
+            attach(switch, number, "near", self.batches)?,
+            attach(switch, number + 1, "far", self.batches)?,
+        ])
     }
 
     /// Every client loses so many packets of a hundred, of those that it receives and of those that it sends.
@@ -106,6 +110,17 @@ impl Network {
         let bytes = &shown[0]["stats64"]["tx"]["bytes"];
         bytes.as_u64().context("ip shows no bytes")
     }
+}
+
+/// A machine at one end of a line.
+fn attach(switch: &Netns, number: u8, bridge: &str, batches: Batches) -> Result<Machine> {
+    let netns = Netns::new(&format!("bench-{number}"))?;
+    switch.ip(&format!(
+        "link add port{number} type veth peer name {INTERFACE} netns {}",
+        netns.name()
+    ))?;
+    switch.ip(&format!("link set port{number} master {bridge} up"))?;
+    machine(netns, number, batches)
 }
 
 fn machine(netns: Netns, number: u8, batches: Batches) -> Result<Machine> {

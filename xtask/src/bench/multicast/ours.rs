@@ -126,17 +126,23 @@ impl Golden {
         Ok(at - began)
     }
 
-    fn server(&self, network: &Network, rate: Option<&str>) -> Result<Background> {
+    /// A server that is ready, with these options.
+    pub(super) fn server(&self, network: &Network, options: &[&str]) -> Result<Background> {
         let mut server = tool("frisbeed")?;
         server.args(["--json", "--interface", INTERFACE, "--group"]);
         server.arg(GROUP.to_string());
-        if let Some(rate) = rate {
-            server.args(["--rate", rate]);
-        }
-        server.arg(&self.image);
+        server.args(options).arg(&self.image);
         let server = Background::start(network.server.netns.command(&server)?)?;
         events::next(&server, "start")?;
         Ok(server)
+    }
+
+    /// A client that installs to this target.
+    pub(super) fn client(&self, machine: &Machine, target: &Path) -> Result<Background> {
+        let mut client = self.keys.client()?;
+        client.args(["--json", "--interface", INTERFACE, "--group"]);
+        client.arg(GROUP.to_string()).arg(target);
+        Background::start(machine.netns.command(&client)?)
     }
 
     /// Serves the clients of a network, and checks what they have. They are there before the server, as the receivers
@@ -153,10 +159,7 @@ impl Golden {
             if start.sink == Sink::Install {
                 let _ = fs::remove_file(target);
             }
-            let mut client = self.keys.client()?;
-            client.args(["--json", "--interface", INTERFACE, "--group"]);
-            client.arg(GROUP.to_string()).arg(target);
-            Background::start(machine.netns.command(&client)?)
+            self.client(machine, target)
         };
         let early = match start.apart.is_zero() {
             true => network.clients.len(),
@@ -173,7 +176,12 @@ impl Golden {
         let sent = network.sent()?;
         let now = Instant::now();
         let mut began = vec![now; early];
-        let server = self.server(network, start.rate)?;
+        let options: Vec<&str> = start
+            .rate
+            .iter()
+            .flat_map(|rate| ["--rate", rate])
+            .collect();
+        let server = self.server(network, &options)?;
         for (number, late) in (1..).zip(waiting) {
             sleep((now + start.apart * number).saturating_duration_since(Instant::now()));
             began.push(Instant::now());

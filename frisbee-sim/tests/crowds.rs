@@ -1,0 +1,67 @@
+//! Crowds: what is sent stays near what an ideal code would send, and who speaks does not become many.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::time::Duration;
+
+use frisbee_sim::{Crowd, Loss, Report};
+
+fn run(clients: u32, loss: Loss, seed: u64) -> Report {
+    let crowd = Crowd {
+        clients,
+        loss,
+        chunks: 4,
+        blocks: 256,
+        rate: 1_000_000_000,
+        delay: Duration::from_millis(1),
+        starts: Duration::ZERO,
+        look: Duration::from_secs(2),
+        seed,
+        threads: 1,
+    };
+    let report = crowd.run(|| Duration::ZERO).unwrap();
+    println!("{report}");
+    report
+}
+
+#[test]
+fn repairs_cost_what_an_ideal_code_would() {
+    for (clients, loss) in [
+        (10, Loss::Random(0.01)),
+        (100, Loss::Random(0.05)),
+        (1000, Loss::Random(0.01)),
+        (1000, Loss::Random(0.05)),
+        (1000, Loss::bursts(0.01, 8.0)),
+    ] {
+        // One run strays from what is expected; the mean of several hardly does.
+        let excess: f64 = (1..5).map(|seed| run(clients, loss, seed).excess()).sum();
+        assert!((excess / 4.0).abs() < 0.05, "{clients} at {loss:?}");
+    }
+}
+
+#[test]
+fn most_of_a_crowd_is_silent() {
+    let report = run(20_000, Loss::Random(0.01), 1);
+    assert!(report.excess().abs() < 0.05);
+    // One REQUEST for the manifest and one that it is done were 40000, and for chunks and repairs come more.
+    assert!(report.requests < 20_000);
+    assert!(report.finished < Duration::from_secs(3));
+}
+
+#[test]
+fn the_same_seed_is_the_same_crowd_on_any_number_of_threads() {
+    let crowd = |threads| Crowd {
+        threads,
+        ..run(1, Loss::NONE, 1).crowd
+    };
+    let row = |threads| {
+        let crowd = Crowd {
+            clients: 4500,
+            loss: Loss::Random(0.02),
+            blocks: 64,
+            ..crowd(threads)
+        };
+        crowd.run(|| Duration::ZERO).unwrap().row()
+    };
+    assert_eq!(row(1), row(3));
+}
