@@ -200,6 +200,7 @@ impl Expected {
         fields
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "numbers, texts, references")]
     fn is(&self, name: &str, value: impl ToString) {
         let name = format!("frisbee.{name}");
         assert_eq!(self.0[&name], [value.to_string()], "{name}");
