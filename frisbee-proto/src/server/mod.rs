@@ -60,6 +60,12 @@ const ROUND_TRIP_MAX: Duration = Duration::from_secs(2);
 /// When object 0 is asked for while nothing else is wanted, a transfer begins, and all who lose a part of it miss what comes
 /// before it is repaired. So long nothing but object 0 is sent: two rounds of asking and repairing in a room.
 const BEGINNING: Duration = Duration::from_millis(60);
+/// And so much longer after each REQUEST for it in this time,
+const BEGINNING_MORE: Duration = Duration::from_millis(40);
+/// up to so long: then others have waited enough for those who are late, or for a liar.
+const BEGINNING_MOST: Duration = Duration::from_millis(200);
+/// Time between two of them: requests for object 0 stop nobody.
+const BEGINNING_GAP: Duration = Duration::from_millis(1200);
 
 /// Candidates of each kind for which objects are loaded ahead.
 const PREFETCH: usize = 3;
@@ -86,8 +92,8 @@ pub struct Server {
     sequence: u64,
     announcer: Announcer,
     started: Instant,
-    /// Until when nothing but object 0 is sent.
-    beginning: Option<Instant>,
+    /// Since when and until when nothing but object 0 is sent.
+    beginning: Option<(Instant, Instant)>,
     /// Parity blocks queued since the start.
     parity_wanted: u64,
     work: usize,
@@ -185,9 +191,8 @@ impl Server {
                 self.want(now, item, heard);
             }
         }
-        let begins = was_dry && !self.lane && items.iter().any(|item| item.object() == 0);
-        if begins && self.began_before(now) {
-            self.beginning = Some(now + BEGINNING);
+        if !self.lane && items.iter().any(|item| item.object() == 0) {
+            self.begin(now, was_dry);
         }
         // The others who lost something of the same object hear that it is going to be repaired before they ask.
         if (was_dry && !items.is_empty()) || self.parity_wanted != parity_before {
@@ -249,7 +254,7 @@ impl Server {
         if let Some(encode) = self.next_encode() {
             return encode;
         }
-        let held = self.beginning.filter(|&until| now < until);
+        let held = self.held_until(now);
         if !self.has_unit(held.is_some()) {
             let until = held.map_or(announce_at, |until| announce_at.min(until));
             return ServerOutput::Wait(Some(until));
@@ -362,15 +367,28 @@ impl Server {
         }
     }
 
-    /// Whether the last transfer began so long ago that a new one may: requests for object 0 alone stop nobody.
-    fn began_before(&self, now: Instant) -> bool {
-        self.beginning
-            .is_none_or(|until| now.saturating_duration_since(until) >= BEGINNING * 20)
+    /// Object 0 is asked for: a transfer begins if nothing was wanted before, and goes on to if it began just now.
+    fn begin(&mut self, now: Instant, was_dry: bool) {
+        self.beginning = match self.beginning {
+            Some((since, until)) if now < until => {
+                let until = until.max(now + BEGINNING_MORE);
+                Some((since, until.min(since + BEGINNING_MOST)))
+            }
+            Some((_, until)) if !was_dry || now < until + BEGINNING_GAP => self.beginning,
+            None if !was_dry => None,
+            _ => Some((now, now + BEGINNING)),
+        };
+    }
+
+    /// Until when nothing but object 0 is sent, if that is so now.
+    fn held_until(&self, now: Instant) -> Option<Instant> {
+        let (_, until) = self.beginning?;
+        (now < until).then_some(until)
     }
 
     /// Whether nothing is wanted, or nothing that is sent already: whatever a client lacks, it has to ask for.
     fn is_idle(&self, now: Instant) -> bool {
-        let is_beginning = self.beginning.is_some_and(|until| now < until);
+        let is_beginning = self.held_until(now).is_some();
         self.wanted.is_empty() || (is_beginning && !self.wanted.wants_manifest())
     }
 
@@ -487,7 +505,7 @@ impl Server {
     }
 
     fn fill(&mut self, now: Instant, buffer: &mut Vec<u8>, most: u32) -> ServerOutput {
-        let is_beginning = self.beginning.is_some_and(|until| now < until);
+        let is_beginning = self.held_until(now).is_some();
         let mut segment = SEGMENT_SIZE;
         let mut datagrams = 0;
         while datagrams < most && self.has_unit(is_beginning) {

@@ -64,9 +64,10 @@ fn without_parity_repeats_stay_near_the_bound() {
     }
 }
 
+/// `frisbee-sim` has this for a thousand clients, without the bytes.
 #[test]
 fn with_parity_it_stays_near_the_least() {
-    for (loss, clients) in [(0.01, 1), (0.01, 16), (0.01, 48), (0.05, 1), (0.05, 16)] {
+    for (loss, clients) in [(0.01, 1), (0.01, 16), (0.05, 1), (0.05, 16)] {
         for seed in seeds() {
             let setup = Setup {
                 down: Quality::losing(loss),

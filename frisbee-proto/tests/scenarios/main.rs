@@ -17,5 +17,5 @@ mod starts;
 ///
 /// `FRISBEE_SEEDS` sets their number, for a longer search.
 pub(crate) fn seeds() -> std::ops::Range<u64> {
-    0..std::env::var("FRISBEE_SEEDS").map_or(4, |count| count.parse().unwrap())
+    0..std::env::var("FRISBEE_SEEDS").map_or(2, |count| count.parse().unwrap())
 }
