@@ -8,6 +8,7 @@
 
 local VERSION = 1
 local HEADER = 32
+local LONGEST = 1452
 local BLOCK = 1024
 local VALUE = 32
 local PROMISE = 64
@@ -15,9 +16,11 @@ local REPAIRS = 16
 local ANNOUNCE_HEAD = 276
 local REQUEST_ITEMS = 92
 local ITEM = 12
+local MOST_ITEMS = 64
 local NOT_HEARD = 0xffffffff
+local PROBE_SIZE = 72
 
-local ANNOUNCE, REQUEST, DATA, PROOF, PARITY, CHALLENGE = 1, 2, 3, 4, 5, 6
+local ANNOUNCE, REQUEST, DATA, PROOF, PARITY, CHALLENGE, PROBE, PROBE_REPLY = 1, 2, 3, 4, 5, 6, 7, 8
 local TYPES = {
     [ANNOUNCE] = "ANNOUNCE",
     [REQUEST] = "REQUEST",
@@ -25,6 +28,8 @@ local TYPES = {
     [PROOF] = "PROOF",
     [PARITY] = "PARITY",
     [CHALLENGE] = "CHALLENGE",
+    [PROBE] = "PROBE",
+    [PROBE_REPLY] = "PROBE-REPLY",
 }
 local WHOLE, BLOCKS, NODE, ANY_PARITY = 0, 1, 2, 3
 local KINDS = {
@@ -34,6 +39,14 @@ local KINDS = {
     [ANY_PARITY] = "parity blocks",
 }
 local FAMILIES = { [0] = "source of this datagram", [4] = "IPv4", [6] = "IPv6" }
+local PHASES = { [0] = "idle", "sizes", "rates", "done" }
+local UNICAST, GROUP, ALL_HOSTS, BROADCAST = 0, 1, 2, 3
+local WAYS = {
+    [UNICAST] = "to one machine",
+    [GROUP] = "to the group",
+    [ALL_HOSTS] = "to the group of all machines",
+    [BROADCAST] = "to the broadcast address",
+}
 
 local frisbee = Proto("frisbee", "Frisbee multicast disk imaging")
 
@@ -63,6 +76,7 @@ local f = {
     queued = ProtoField.uint32("frisbee.announce.queued", "Objects queued"),
     announce_flags = ProtoField.uint32("frisbee.announce.flags", "Flags", base.HEX),
     idle = ProtoField.bool("frisbee.announce.idle", "Idle: nothing is queued", 32, nil, 1),
+    lane = ProtoField.bool("frisbee.announce.lane", "Lane: to one client alone", 32, nil, 2),
     family = ProtoField.uint16("frisbee.announce.family", "Request address, family", base.DEC, FAMILIES),
     port = ProtoField.uint16("frisbee.announce.port", "Request address, port"),
     ipv4 = ProtoField.ipv4("frisbee.announce.ipv4", "Request address"),
@@ -92,7 +106,6 @@ local f = {
     held = ProtoField.uint32("frisbee.request.held", "Passed since then, us"),
     items = ProtoField.uint32("frisbee.request.items", "Items"),
     item_object = ProtoField.uint32("frisbee.item.object", "Object"),
-    item_position = ProtoField.uint32("frisbee.item.position", "Position", base.HEX),
     item_kind = ProtoField.uint8("frisbee.item.kind", "Kind", base.DEC, KINDS),
     item_first = ProtoField.uint32("frisbee.item.first", "First block"),
     item_level = ProtoField.uint8("frisbee.item.level", "Level of the node"),
@@ -103,6 +116,28 @@ local f = {
     item_block = ProtoField.uint32("frisbee.item.block", "Block wanted"),
 
     challenge = ProtoField.uint64("frisbee.challenge.token", "Token to repeat", base.HEX),
+
+    run = ProtoField.uint16("frisbee.probe.run", "Run", base.HEX),
+    probe_token = ProtoField.uint64("frisbee.probe.token", "Token", base.HEX),
+    probe_client = ProtoField.uint64("frisbee.probe.client", "Client", base.HEX),
+    step = ProtoField.uint8("frisbee.probe.step", "Step"),
+    way = ProtoField.uint8("frisbee.probe.way", "Way of this datagram", base.DEC, WAYS),
+    probe_rate = ProtoField.uint64("frisbee.probe.rate", "Rate of the step, bit/s"),
+    number = ProtoField.uint32("frisbee.probe.number", "Number in the step"),
+    before = ProtoField.uint32("frisbee.probe.before", "Datagrams of the step before"),
+    phase = ProtoField.uint8("frisbee.probe.phase", "Phase", base.DEC, PHASES),
+    ttl = ProtoField.uint8("frisbee.probe.ttl", "Time to live of the group's datagrams"),
+    heard = ProtoField.uint8("frisbee.probe.heard", "Ways on which the client was heard", base.HEX),
+    heard_way = ProtoField.uint8("frisbee.probe.heard.way", "Heard", base.DEC, WAYS),
+    probe_flags = ProtoField.uint8("frisbee.probe.flags", "Flags", base.HEX),
+    takes_part = ProtoField.bool("frisbee.probe.takes_part", "Takes part: the client is counted", 8, nil, 1),
+    load = ProtoField.bool("frisbee.probe.load", "Load: counted in the step", 8, nil, 2),
+    by_group = ProtoField.uint32("frisbee.probe.by_group", "Datagrams received by the group"),
+    by_all_hosts = ProtoField.uint32("frisbee.probe.by_all_hosts", "Datagrams received by the group of all machines"),
+    loads = ProtoField.uint32("frisbee.probe.received", "Loads received of the step"),
+    loads_lost = ProtoField.uint16("frisbee.probe.lost", "Loads lost of a thousand"),
+    largest = ProtoField.uint16("frisbee.probe.largest", "Bytes of the largest load"),
+    enough = ProtoField.bool("frisbee.probe.done", "Done: the client has heard enough", 8, nil, 1),
 }
 frisbee.fields = f
 
@@ -121,12 +156,15 @@ local function announce(tvb, tree)
     tree:add_le(f.queued, tvb(44, 4))
     local flags = tree:add_le(f.announce_flags, tvb(48, 4))
     flags:add_le(f.idle, tvb(48, 4))
+    flags:add_le(f.lane, tvb(48, 4))
     local family = tvb(52, 2):le_uint()
     tree:add_le(f.family, tvb(52, 2))
     if family == 4 then
         tree:add(f.ipv4, tvb(56, 4))
     elseif family == 6 then
         tree:add(f.ipv6, tvb(56, 16))
+    elseif family ~= 0 then
+        tree:add_proto_expert_info(malformed, "No family of addresses")
     end
     tree:add_le(f.port, tvb(54, 2))
     local promise = tree:add(f.promise, tvb(72, PROMISE))
@@ -151,8 +189,9 @@ local function announce(tvb, tree)
     end
     tree:add(f.head, tvb(ANNOUNCE_HEAD, BLOCK))
     local idle = is_set(tvb(48, 1):uint(), 0) and ", idle" or ""
-    return string.format("%.1f Mbit/s, cursor %d, %d promised%s",
-        tvb(32, 8):le_uint64():tonumber() / 1e6, cursor, promised, idle)
+    local lane = is_set(tvb(48, 1):uint(), 1) and ", lane" or ""
+    return string.format("%.1f Mbit/s, cursor %d, %d promised%s%s",
+        tvb(32, 8):le_uint64():tonumber() / 1e6, cursor, promised, idle, lane)
 end
 
 -- One item; returns the place behind it, or nothing if it is not one.
@@ -169,7 +208,6 @@ local function item(tvb, at, tree)
     local branch = tree:add(frisbee, tvb(at, ITEM + length),
         string.format("Object %d: %s", tvb(at, 4):le_uint(), KINDS[kind]))
     branch:add_le(f.item_object, tvb(at, 4))
-    branch:add_le(f.item_position, position)
     branch:add(f.item_kind, tvb(at + 8, 1))
     if kind == BLOCKS then
         branch:add_le(f.item_first, position)
@@ -212,11 +250,11 @@ local function request(tvb, tree)
     end
     local items, at = tvb(88, 4):le_uint(), REQUEST_ITEMS
     tree:add_le(f.items, tvb(88, 4))
-    for _ = 1, items do
+    for _ = 1, math.min(items, MOST_ITEMS) do
         at = item(tvb, at, tree)
         if at == nil then break end
     end
-    if at ~= tvb:len() then
+    if items > MOST_ITEMS or at ~= tvb:len() then
         tree:add_proto_expert_info(malformed, "The items do not fill the datagram")
     end
     local done = is_set(tvb(48, 1):uint(), 0) and ", done" or ""
@@ -256,6 +294,51 @@ local function challenge(tvb, tree)
     return ""
 end
 
+-- What both datagrams of the probe have at the same places.
+local function of_probe(tvb, tree, step, way)
+    tree:add_le(f.run, tvb(2, 2))
+    tree:add_le(f.probe_token, tvb(32, 8))
+    tree:add_le(f.probe_client, tvb(40, 8))
+    tree:add(f.step, tvb(step, 1))
+    tree:add(f.way, tvb(way, 1))
+    if WAYS[tvb(way, 1):uint()] == nil then
+        tree:add_proto_expert_info(malformed, "No way of a datagram")
+    end
+    return string.format("step %d, %s", tvb(step, 1):uint(), WAYS[tvb(way, 1):uint()] or "?")
+end
+
+local function probe(tvb, tree)
+    local summary = of_probe(tvb, tree, 65, 68)
+    tree:add_le(f.probe_rate, tvb(48, 8))
+    tree:add_le(f.number, tvb(56, 4))
+    tree:add_le(f.before, tvb(60, 4))
+    local phase = tvb(64, 1)
+    tree:add(f.phase, phase)
+    if PHASES[phase:uint()] == nil then
+        tree:add_proto_expert_info(malformed, "No phase of a run")
+    end
+    tree:add(f.ttl, tvb(66, 1))
+    local heard = tree:add(f.heard, tvb(67, 1))
+    for way = UNICAST, BROADCAST do
+        if is_set(tvb(67, 1):uint(), way) then heard:add(f.heard_way, tvb(67, 1), way) end
+    end
+    local flags = tree:add(f.probe_flags, tvb(69, 1))
+    flags:add(f.takes_part, tvb(69, 1))
+    flags:add(f.load, tvb(69, 1))
+    return string.format("%s, %s, %d bytes", PHASES[phase:uint()] or "?", summary, tvb:len())
+end
+
+local function probe_reply(tvb, tree)
+    local summary = of_probe(tvb, tree, 64, 65)
+    tree:add_le(f.by_group, tvb(48, 4))
+    tree:add_le(f.by_all_hosts, tvb(52, 4))
+    tree:add_le(f.loads, tvb(56, 4))
+    tree:add_le(f.loads_lost, tvb(60, 2))
+    tree:add_le(f.largest, tvb(62, 2))
+    tree:add(f.enough, tvb(66, 1))
+    return string.format("%s, %d received", summary, tvb(56, 4):le_uint())
+end
+
 local DISSECTORS = {
     [ANNOUNCE] = announce,
     [REQUEST] = request,
@@ -263,16 +346,21 @@ local DISSECTORS = {
     [PROOF] = proof,
     [PARITY] = parity,
     [CHALLENGE] = challenge,
+    [PROBE] = probe,
+    [PROBE_REPLY] = probe_reply,
 }
 
 -- Whether a datagram of this type can be so long.
 local function has_length(kind, length)
+    if length > LONGEST then return false end
     if kind == ANNOUNCE then return length == ANNOUNCE_HEAD + BLOCK end
     if kind == REQUEST then return length >= REQUEST_ITEMS end
     if kind == DATA or kind == PROOF then return length == HEADER + BLOCK end
     if kind == PARITY then
         return length >= HEADER + BLOCK and (length - HEADER - BLOCK) % VALUE == 0
     end
+    if kind == PROBE then return length >= PROBE_SIZE end
+    if kind == PROBE_REPLY then return length == PROBE_SIZE end
     return kind == CHALLENGE and length == HEADER + 8
 end
 

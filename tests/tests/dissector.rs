@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 use chunkfmt::tree::NodeId;
 use e2e::command::must;
 use e2e::need::{self, Need};
+use frisbee_proto::probe::wire::{self as probe, Phase, Probe, ProbeDatagram, Reply, Way};
 use frisbee_proto::wire::{
     self, Announce, Datagram, Item, MAX_REPAIRS, Message, PROMISE_OBJECTS, ParityBlock, Repair,
     RequestHead, RequestItems, Stream,
 };
 
 /// Every field that the dissector has.
-const FIELDS: [&str; 54] = [
+const FIELDS: &[&str] = &[
     "frisbee.version",
     "frisbee.type",
     "frisbee.stream",
@@ -37,6 +38,7 @@ const FIELDS: [&str; 54] = [
     "frisbee.announce.queued",
     "frisbee.announce.flags",
     "frisbee.announce.idle",
+    "frisbee.announce.lane",
     "frisbee.announce.family",
     "frisbee.announce.port",
     "frisbee.announce.ipv4",
@@ -69,18 +71,36 @@ const FIELDS: [&str; 54] = [
     "frisbee.item.first",
     "frisbee.item.bitmap",
     "frisbee.item.block",
-    "frisbee.challenge.token",
-];
-
-/// More of items, and what is wrong.
-const MORE: [&str; 6] = [
-    "frisbee.item.position",
     "frisbee.item.level",
     "frisbee.item.index",
     "frisbee.item.count",
     "frisbee.item.length",
-    "frisbee.malformed",
+    "frisbee.challenge.token",
+    "frisbee.probe.run",
+    "frisbee.probe.token",
+    "frisbee.probe.client",
+    "frisbee.probe.step",
+    "frisbee.probe.way",
+    "frisbee.probe.rate",
+    "frisbee.probe.number",
+    "frisbee.probe.before",
+    "frisbee.probe.phase",
+    "frisbee.probe.ttl",
+    "frisbee.probe.heard",
+    "frisbee.probe.heard.way",
+    "frisbee.probe.flags",
+    "frisbee.probe.takes_part",
+    "frisbee.probe.load",
+    "frisbee.probe.by_group",
+    "frisbee.probe.by_all_hosts",
+    "frisbee.probe.received",
+    "frisbee.probe.lost",
+    "frisbee.probe.largest",
+    "frisbee.probe.done",
 ];
+
+/// Set where the dissector says that something is wrong.
+const MALFORMED: &str = "frisbee.malformed";
 
 /// The values of each field of a datagram.
 type Fields = BTreeMap<String, Vec<String>>;
@@ -102,7 +122,7 @@ fn dissect(capture: &Path) -> Result<Vec<(Vec<u8>, Fields)>> {
     ];
     let line = "-Y udp -T fields -E separator=; -E occurrence=a -E aggregator=, -e udp.payload";
     words.extend(line.split(' ').map(Into::into));
-    let names: Vec<&str> = FIELDS.into_iter().chain(MORE).collect();
+    let names: Vec<&str> = FIELDS.iter().copied().chain([MALFORMED]).collect();
     words.extend(names.iter().flat_map(|name| ["-e".into(), (*name).into()]));
     let mut datagrams = Vec::new();
     for line in must("tshark", words)?.lines() {
@@ -140,6 +160,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The integer of four bytes at a place.
+fn word(payload: &[u8], place: usize) -> u32 {
+    let bytes = [0, 1, 2, 3].map(|byte| payload[place + byte]);
+    u32::from_le_bytes(bytes)
+}
+
 /// What the dissector has to say of a datagram.
 struct Expected(Fields);
 
@@ -150,55 +176,124 @@ impl Expected {
         values.push(value.to_string());
     }
 
-    fn of(datagram: &Datagram<'_>) -> Fields {
+    /// Nothing, if the decoder does not take it.
+    fn of(payload: &[u8]) -> Option<Fields> {
+        if let Ok(datagram) = wire::decode(payload) {
+            return Some(Self::of_image(&datagram, payload));
+        }
+        let datagram = probe::decode(payload).ok()?;
+        Some(Self::of_probe(&datagram, payload))
+    }
+
+    /// What every datagram has, also where its type has no use for it.
+    fn header(payload: &[u8]) -> Self {
         let mut fields = Self(Fields::new());
-        let uuid = hex(&datagram.uuid);
+        let uuid = hex(&payload[8..24]);
         let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &uuid[part]);
         fields.add("version", wire::VERSION);
-        fields.add("stream", datagram.stream);
-        fields.add("sequence", datagram.sequence);
+        fields.add("type", payload[1]);
+        fields.add("stream", word(payload, 0) >> 16);
+        fields.add("sequence", word(payload, 4));
         fields.add("uuid", parts.join("-"));
-        let (kind, object, position) = match &datagram.message {
+        fields.add("object", word(payload, 24));
+        fields.add("position", word(payload, 28));
+        fields
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "numbers, texts, references")]
+    fn is(&self, name: &str, value: impl ToString) {
+        let name = format!("frisbee.{name}");
+        assert_eq!(self.0[&name], [value.to_string()], "{name}");
+    }
+
+    fn of_probe(datagram: &ProbeDatagram, payload: &[u8]) -> Fields {
+        let mut fields = Self::header(payload);
+        match datagram {
+            ProbeDatagram::Probe(probe) => {
+                let (part, load) = (u8::from(probe.takes_part), u8::from(probe.load));
+                fields.is("type", 7);
+                fields.is("sequence", probe.sequence);
+                fields.add("probe.run", probe.run);
+                fields.add("probe.token", probe.token);
+                fields.add("probe.client", probe.client);
+                fields.add("probe.step", probe.step);
+                fields.add("probe.way", probe.way as u8);
+                fields.add("probe.rate", probe.rate);
+                fields.add("probe.number", probe.number);
+                fields.add("probe.before", probe.before);
+                fields.add("probe.phase", probe.phase as u8);
+                fields.add("probe.ttl", probe.ttl);
+                fields.add("probe.heard", probe.heard);
+                let ways = (0..4).filter(|way| probe.heard >> way & 1 == 1);
+                ways.for_each(|way| fields.add("probe.heard.way", way));
+                fields.add("probe.flags", payload[69]);
+                fields.add("probe.takes_part", part);
+                fields.add("probe.load", load);
+            }
+            ProbeDatagram::Reply(reply) => {
+                fields.is("type", 8);
+                fields.add("probe.run", reply.run);
+                fields.add("probe.token", reply.token);
+                fields.add("probe.client", reply.client);
+                fields.add("probe.step", reply.step);
+                fields.add("probe.way", reply.way as u8);
+                fields.add("probe.by_group", reply.group);
+                fields.add("probe.by_all_hosts", reply.all_hosts);
+                fields.add("probe.received", reply.received);
+                fields.add("probe.lost", reply.lost);
+                fields.add("probe.largest", reply.largest);
+                fields.add("probe.done", u8::from(reply.done));
+            }
+        }
+        fields.0
+    }
+
+    fn of_image(datagram: &Datagram<'_>, payload: &[u8]) -> Fields {
+        let mut fields = Self::header(payload);
+        fields.is("stream", datagram.stream);
+        fields.is("sequence", datagram.sequence);
+        match &datagram.message {
             Message::Announce(announce, head) => {
+                fields.is("type", 1);
+                fields.add("announce.flags", word(payload, 48));
                 fields.announce(announce);
                 fields.add("announce.head", hex(*head));
-                (1, 0, 0)
             }
             Message::Request(head, items) => {
+                fields.is("type", 2);
+                fields.add("request.flags", word(payload, 48));
                 fields.request(head);
                 fields.add("request.items", items.len());
                 items.iter().for_each(|item| fields.item(item));
-                (2, 0, 0)
             }
             Message::Data(object, block, bytes) => {
+                fields.is("type", 3);
+                fields.is("object", object);
                 fields.add("data.block", block);
                 fields.add("data.bytes", hex(*bytes));
-                (3, *object, *block)
             }
             Message::Proof(object, node, bytes) => {
+                fields.is("type", 4);
+                fields.is("object", object);
                 fields.add("proof.level", node.level);
                 fields.add("proof.index", node.index);
                 let children = bytes.chunks(32);
                 children.for_each(|child| fields.add("proof.child", hex(child)));
-                (4, *object, u32::from(node.level) << 24 | node.index)
             }
             Message::Parity(object, parity) => {
+                fields.is("type", 5);
+                fields.is("object", object);
                 fields.add("parity.index", parity.index);
                 fields.add("parity.queued", parity.queued);
                 fields.add("parity.bytes", hex(parity.bytes));
                 let path = parity.path.iter();
                 path.for_each(|value| fields.add("parity.path", hex(value)));
-                let (index, queued) = (u32::from(parity.index), u32::from(parity.queued));
-                (5, *object, queued << 16 | index)
             }
             Message::Challenge(token) => {
+                fields.is("type", 6);
                 fields.add("challenge.token", token);
-                (6, 0, 0)
             }
-        };
-        fields.add("type", kind);
-        fields.add("object", object);
-        fields.add("position", position);
+        }
         fields.0
     }
 
@@ -206,8 +301,9 @@ impl Expected {
         self.add("announce.rate", announce.rate);
         self.add("announce.cursor", announce.cursor);
         self.add("announce.queued", announce.queued);
-        self.add("announce.flags", u8::from(announce.idle));
-        self.add("announce.idle", u8::from(announce.idle));
+        let (idle, lane) = (u8::from(announce.idle), u8::from(announce.lane));
+        self.add("announce.idle", idle);
+        self.add("announce.lane", lane);
         self.add("announce.promise", hex(&announce.promise));
         for object in announce.cursor..=announce.cursor.saturating_add(PROMISE_OBJECTS) {
             if announce.promises(object) {
@@ -240,7 +336,6 @@ impl Expected {
         let (done, unicast) = (u8::from(head.done), u8::from(head.unicast));
         self.add("request.client", head.client);
         self.add("request.token", head.token);
-        self.add("request.flags", done | unicast << 1);
         self.add("request.done", done);
         self.add("request.unicast", unicast);
         self.add("request.received", head.received);
@@ -258,45 +353,53 @@ impl Expected {
 
     fn item(&mut self, item: &Item<'_>) {
         self.add("item.object", item.object());
-        let (kind, position, bitmap): (_, _, &[u8]) = match *item {
-            Item::Whole { .. } => (0, 0, &[]),
+        let (kind, length) = match *item {
+            Item::Whole { .. } => (0, 0),
             Item::Blocks { first, bitmap, .. } => {
                 self.add("item.first", first);
                 self.add("item.bitmap", hex(bitmap));
-                for (byte, base) in bitmap.iter().zip((first..).step_by(8)) {
+                for (byte, base) in bitmap.iter().zip((u64::from(first)..).step_by(8)) {
                     let set = (0..8).filter(|bit| byte >> bit & 1 == 1);
-                    set.for_each(|bit| self.add("item.block", base + bit));
+                    let blocks = set.map(|bit| base + bit);
+                    let blocks = blocks.filter(|&block| u32::try_from(block).is_ok());
+                    blocks.for_each(|block| self.add("item.block", block));
                 }
-                (1, first, bitmap)
+                (1, bitmap.len())
             }
             Item::Node { node, .. } => {
                 self.add("item.level", node.level);
                 self.add("item.index", node.index);
-                (2, u32::from(node.level) << 24 | node.index, &[])
+                (2, 0)
             }
             Item::Parity { count, .. } => {
                 self.add("item.count", count);
-                (3, count.into(), &[])
+                (3, 0)
             }
         };
         self.add("item.kind", kind);
-        self.add("item.position", position);
-        self.add("item.length", bitmap.len());
+        self.add("item.length", length);
     }
 }
 
-/// Holds what tshark says of every datagram of a capture against the decoder, and returns how many of each type there
-/// were.
+/// Holds what tshark says of every datagram of a capture against the decoder: the same fields, or that it is not one.
+/// Returns how many there were of each type.
 fn compare(capture: &Path) -> Result<BTreeMap<String, usize>> {
     let mut types = BTreeMap::new();
     for (number, (payload, found)) in dissect(capture)?.into_iter().enumerate() {
-        let place = || format!("datagram {} of {}", number + 1, capture.display());
-        let datagram = wire::decode(&payload).with_context(place)?;
-        let expected = Expected::of(&datagram);
+        let place = format!("datagram {} of {}", number + 1, capture.display());
+        let Some(expected) = Expected::of(&payload) else {
+            let shown = found.contains_key("frisbee.type") && !found.contains_key(MALFORMED);
+            ensure!(
+                !shown,
+                "{place}: shown as if it were good: {} {found:#?}",
+                hex(&payload)
+            );
+            *types.entry("refused".into()).or_default() += 1;
+            continue;
+        };
         ensure!(
             found == expected,
-            "{}: tshark says\n{found:#?}\nand the decoder\n{expected:#?}",
-            place()
+            "{place}: tshark says\n{found:#?}\nand the decoder\n{expected:#?}"
         );
         *types.entry(found["frisbee.type"].concat()).or_default() += 1;
     }
@@ -327,7 +430,7 @@ fn every_kind() -> Vec<Vec<u8>> {
             cursor: 0xffff_fe80,
             queued: 400,
             idle,
-            lane: false,
+            lane: idle,
             promise: std::array::from_fn(|place| if place % 5 == 0 { 0b1010_0001 } else { 0 }),
             request_address,
             time: 4_000_000_000,
@@ -357,6 +460,40 @@ fn every_kind() -> Vec<Vec<u8>> {
         keep(&|out| stream.parity(out, 3, 4, &parity, depth));
     }
     keep(&|out| out.extend(stream.challenge(0xfedc_ba98_7654_3210)));
+    for size in [probe::PROBE_SIZE, wire::MAX_DATAGRAM] {
+        let probe = Probe {
+            run: 0xfe02,
+            sequence: 9,
+            token: u64::MAX - 2,
+            client: 3,
+            rate: 12_345_678_901,
+            number: 4,
+            before: 5,
+            phase: Phase::Rates,
+            step: 6,
+            ttl: 7,
+            heard: Way::Group.bit() | Way::Broadcast.bit(),
+            way: Way::AllHosts,
+            takes_part: size == probe::PROBE_SIZE,
+            load: size != probe::PROBE_SIZE,
+            size: u16::try_from(size).unwrap_or(0),
+        };
+        keep(&|out| probe.encode(out));
+    }
+    let reply = Reply {
+        run: 0xfe03,
+        client: u64::MAX - 4,
+        token: 5,
+        group: 6,
+        all_hosts: 7,
+        received: 8,
+        lost: 9,
+        largest: 1452,
+        step: 10,
+        way: Way::Broadcast,
+        done: true,
+    };
+    keep(&|out| reply.encode(out));
     let mut items = RequestItems::default();
     let all = [
         Item::Whole { object: 7 },
@@ -427,9 +564,9 @@ fn a_real_run() -> Result<()> {
         return Ok(());
     }
     let types = compare(&checkout().join("testdata/multicast/run.pcap"))?;
-    for kind in ["1", "2", "3", "4"] {
-        ensure!(types.contains_key(kind), "no datagrams of type {kind}");
-    }
+    // All types but those of the probe, and nothing else.
+    let kinds: Vec<&str> = types.keys().map(String::as_str).collect();
+    ensure!(kinds == ["1", "2", "3", "4", "5", "6"], "{types:?}");
     Ok(())
 }
 
@@ -443,33 +580,96 @@ fn every_field() -> Result<()> {
     let datagrams = every_kind();
     capture(&path, &datagrams)?;
     let types = compare(&path)?;
-    ensure!(types.len() == 6, "{types:?}");
+    ensure!(types.len() == 8, "{types:?}");
     let seen = dissect(&path)?;
-    for name in FIELDS.into_iter().chain(MORE) {
-        let is_seen = seen.iter().any(|(_, fields)| fields.contains_key(name));
-        ensure!(
-            is_seen || name == "frisbee.malformed",
-            "{name} is not in use"
-        );
+    for name in FIELDS {
+        let is_seen = seen.iter().any(|(_, fields)| fields.contains_key(*name));
+        ensure!(is_seen, "{name} is not in use");
     }
+    Ok(())
+}
 
-    // What the decoder refuses is not shown as if it were good.
-    let mut broken = Vec::new();
-    for datagram in &datagrams {
-        broken.push(datagram[..datagram.len() - 1].to_vec());
-        broken.push([datagram, &[0][..]].concat());
-        for place in 0..2 {
+/// What the decoder refuses is not shown as if it were good, and what it takes is shown as it takes it.
+#[test]
+fn altered_datagrams() -> Result<()> {
+    /// Enough for all that comes before the bytes of blocks and heads.
+    const PLACES: usize = 150;
+    if !need::met(&[Need::Tool("tshark")]) {
+        return Ok(());
+    }
+    let directory = e2e::scratch::directory()?;
+    let path = directory.path().join("altered.pcap");
+    let mut altered = Vec::new();
+    for datagram in every_kind() {
+        altered.push(datagram[..datagram.len() - 1].to_vec());
+        altered.push([&datagram, &[0][..]].concat());
+        for place in 0..datagram.len().min(PLACES) {
             let mut other = datagram.clone();
-            other[place] = 99;
-            broken.push(other);
+            other[place] ^= if place % 2 == 0 { 0x10 } else { 4 };
+            altered.push(other);
         }
     }
-    capture(&path, &broken)?;
-    for (number, (payload, fields)) in dissect(&path)?.into_iter().enumerate() {
-        let refused = wire::decode(&payload).is_err();
-        let marked =
-            !fields.contains_key("frisbee.type") || fields.contains_key("frisbee.malformed");
-        ensure!(refused && marked, "{number}: {refused} {fields:#?}");
+    capture(&path, &altered)?;
+    let types = compare(&path)?;
+    let refused = types.get("refused").copied().unwrap_or(0);
+    ensure!(types.len() == 9 && refused > 50, "{types:?}");
+    Ok(())
+}
+
+/// The REQUEST that docs/PROTOCOL.md shows in section 2.4, and what it says there of it.
+#[test]
+fn the_request_of_the_documentation() -> Result<()> {
+    const BYTES: &str = "
+        01 02 34 12 11 00 00 00 ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab ab 00 00 00 00 00 00 00 00
+        04 03 02 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 e8 03 00 00 0a 00 00 00 03 00 00 00
+        02 00 00 00 00 10 00 00 05 00 00 00 04 00 00 00 0d 0c 0b 0a dc 05 00 00 04 00 00 00
+        07 00 00 00 00 00 00 00 00 00 00 00
+        06 00 00 00 03 00 00 00 01 00 01 00 05
+        06 00 00 00 02 00 00 01 02 00 00 00
+        05 00 00 00 09 00 00 00 03 00 00 00";
+    if !need::met(&[Need::Tool("tshark")]) {
+        return Ok(());
+    }
+    let directory = e2e::scratch::directory()?;
+    let path = directory.path().join("request.pcap");
+    let bytes: String = BYTES.split_whitespace().collect();
+    capture(&path, &[unhex(&bytes)?])?;
+    let [(_, fields)] = &dissect(&path)?[..] else {
+        bail!("not one datagram");
+    };
+    for (name, expected) in [
+        ("type", "2"),
+        ("stream", "4660"),
+        ("sequence", "17"),
+        ("uuid", "abababab-abab-abab-abab-abababababab"),
+        ("request.client", "16909060"),
+        ("request.token", "0"),
+        ("request.done", "0"),
+        ("request.unicast", "0"),
+        ("request.received", "1000"),
+        ("request.lost", "10"),
+        ("request.dropped", "3"),
+        ("request.no_buffer", "2"),
+        ("request.free_blocks", "4096"),
+        ("request.objects_done", "5"),
+        ("request.objects_written", "4"),
+        ("request.echo", "168496141"),
+        ("request.held", "1500"),
+        ("request.items", "4"),
+        ("item.object", "7 6 6 5"),
+        ("item.kind", "0 1 2 3"),
+        ("item.first", "3"),
+        ("item.block", "3 5"),
+        ("item.level", "1"),
+        ("item.index", "2"),
+        ("item.count", "9"),
+    ] {
+        let found = fields.get(&format!("frisbee.{name}"));
+        let found = found.map(|values| values.join(" "));
+        ensure!(
+            found.as_deref() == Some(expected),
+            "{name}: {found:?} instead of {expected}"
+        );
     }
     Ok(())
 }

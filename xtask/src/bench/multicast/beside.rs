@@ -16,7 +16,7 @@ use e2e::room::Machine;
 use super::Row;
 use super::network::{Batches, Network};
 use super::ours::{Golden, recipe};
-use super::sample::Sample;
+use super::sample::{Sample, Samples};
 
 /// The lines, in bits per second, and MiB of files that fill one for half a minute.
 const LINES: [(u64, u64); 2] = [(100_000_000, 400), (1_000_000_000, 1500)];
@@ -38,8 +38,7 @@ const PORT: u16 = 7099;
 const TCP_FRAMING: f64 = 1538.0 / 1448.0;
 const FRAMING: f64 = 1138.0 / 1114.0;
 
-pub(super) fn beside(runs: usize) -> Result<Vec<Sample>> {
-    let mut samples = Vec::new();
+pub(super) fn beside(runs: usize, samples: &mut Samples) -> Result<()> {
     for (rate, mib) in LINES {
         let golden = Golden::new(&recipe(mib * 2, mib), &["--codec", "none"])?;
         let network = Network::line(1, rate, Batches::Cut)?;
@@ -50,7 +49,7 @@ pub(super) fn beside(runs: usize) -> Result<Vec<Sample>> {
             let before = stream.bytes();
             sleep(WINDOW / 4);
             let alone = per_second(stream.bytes() - before, TCP_FRAMING, WINDOW / 4);
-            samples.push(sample(rate, "TCP alone").with("TCP, Mbit/s", alone));
+            samples.push(sample(rate, "TCP alone").with("TCP, Mbit/s", alone))?;
             drop(stream);
             for priority in PRIORITIES {
                 let (ours, stream) = share(&golden, &network, &neighbours, priority)?;
@@ -61,11 +60,11 @@ pub(super) fn beside(runs: usize) -> Result<Vec<Sample>> {
                         .with("frisbee, Mbit/s", ours)
                         .with("TCP of what it has alone", stream / alone)
                         .with("both of the line", (ours + stream) * 1e6 / rate as f64),
-                );
+                )?;
             }
         }
     }
-    Ok(samples)
+    Ok(())
 }
 
 fn sample(rate: u64, tool: &str) -> Sample {

@@ -16,7 +16,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use super::Rows;
-use sample::Sample;
+use sample::Samples;
 
 /// What is measured of multicast. Each takes less than three minutes for one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -101,34 +101,30 @@ fn table(of: &[Row], rows: &Rows, args: &MulticastArgs) -> Result<()> {
         sample::print(&sample::recorded(file)?);
         return Ok(());
     }
-    let mut all = Vec::new();
+    let mut samples = Samples::new(args.record.as_deref())?;
     let wanted = |row: &&Row| rows.wants(&format!("{} ({:?})", row.title(), row));
     for &row in of.iter().filter(wanted) {
-        let samples = measure(row, rows.runs, args)?;
-        if let Some(file) = &args.record {
-            sample::record(file, &samples)?;
-        }
-        all.extend(samples);
+        measure(row, rows.runs, args, &mut samples)?;
     }
-    sample::print(&all);
+    samples.print();
     Ok(())
 }
 
-fn measure(row: Row, runs: usize, args: &MulticastArgs) -> Result<Vec<Sample>> {
+fn measure(row: Row, runs: usize, args: &MulticastArgs, samples: &mut Samples) -> Result<()> {
     let peers = match args.alone {
         true => &[][..],
         false => &peers::Peer::ALL[..],
     };
     match row {
-        Row::Goodput => single::goodput(runs, peers),
-        Row::Install => single::install(runs),
-        Row::Share => single::share(runs),
-        Row::Beside => beside::beside(runs),
-        Row::Cpu => single::cpu(runs),
-        Row::Rooms => rooms::rooms(&rooms::ROOMS, runs, &args.losses(), peers),
-        Row::Hall => rooms::rooms(&rooms::HALL, runs, &args.losses(), peers),
-        Row::Bursts => rooms::rooms(&rooms::BURSTS, runs, &args.losses(), &[]),
-        Row::Late => rooms::late(runs),
-        Row::Slow => rooms::slow(runs),
+        Row::Goodput => single::goodput(runs, peers, samples),
+        Row::Install => single::install(runs, samples),
+        Row::Share => single::share(runs, samples),
+        Row::Beside => beside::beside(runs, samples),
+        Row::Cpu => single::cpu(runs, samples),
+        Row::Rooms => rooms::rooms(&rooms::ROOMS, runs, &args.losses(), peers, samples),
+        Row::Hall => rooms::rooms(&rooms::HALL, runs, &args.losses(), peers, samples),
+        Row::Bursts => rooms::rooms(&rooms::BURSTS, runs, &args.losses(), &[], samples),
+        Row::Late => rooms::late(runs, samples),
+        Row::Slow => rooms::slow(runs, samples),
     }
 }

@@ -8,7 +8,7 @@ use super::Row;
 use super::network::{Batches, Network};
 use super::ours::{Golden, Sink, Start, recipe};
 use super::peers::{Peer, Sent};
-use super::sample::Sample;
+use super::sample::{Sample, Samples};
 
 /// A room that is measured.
 pub(super) struct Size {
@@ -74,11 +74,11 @@ pub(super) fn rooms(
     runs: usize,
     losses: &[u32],
     peers: &[Peer],
-) -> Result<Vec<Sample>> {
+    samples: &mut Samples,
+) -> Result<()> {
     let golden = size.golden()?;
     let least = least_seconds(golden.bytes, size.rate);
     let limit = Duration::from_secs_f64(10.0 + PATIENCE * least);
-    let mut samples = Vec::new();
     for _ in 0..runs {
         for &loss in losses {
             let mut of_one = None;
@@ -102,8 +102,7 @@ pub(super) fn rooms(
                         .with("bytes sent per byte", run.bytes)
                         .with("blocks sent/needed", run.blocks)
                         .with("dropped by busy clients", shown(run.dropped)),
-                );
-                eprintln!("{:?}", samples.last());
+                )?;
                 for (&peer, of_one) in peers.iter().zip(&mut peers_of_one) {
                     let sample = of_peer(peer.name());
                     samples.push(
@@ -119,13 +118,12 @@ pub(super) fn rooms(
                                 sample.with("bytes sent per byte", bytes).failed(why)
                             }
                         },
-                    );
-                    eprintln!("{:?}", samples.last());
+                    )?;
                 }
             }
         }
     }
-    Ok(samples)
+    Ok(())
 }
 
 #[allow(clippy::cast_precision_loss, reason = "shown with three digits")]
@@ -135,11 +133,10 @@ fn shown(count: u64) -> f64 {
 
 /// Clients that start one after the other. The last one needs everything that is sent after it has come, so the server
 /// has to send for as long as it takes from the first start, and from then on the whole image.
-pub(super) fn late(runs: usize) -> Result<Vec<Sample>> {
+pub(super) fn late(runs: usize, samples: &mut Samples) -> Result<()> {
     const CLIENTS: usize = 8;
     const APART: u32 = 3;
-    let golden = Golden::new(&recipe(768, 480), &[])?;
-    let mut samples = Vec::new();
+    let golden = Golden::new(&recipe(ROOMS.ext_mib, ROOMS.data_mib), &["--codec", "none"])?;
     for _ in 0..runs {
         let mut alone = 0.0;
         for clients in [1, CLIENTS] {
@@ -163,18 +160,17 @@ pub(super) fn late(runs: usize) -> Result<Vec<Sample>> {
                     .with("blocks sent/needed by one", run.blocks)
                     .with("least possible", least)
                     .with("sent / least", run.blocks / least),
-            );
+            )?;
         }
     }
-    Ok(samples)
+    Ok(())
 }
 
 /// Of what is sent for all, a client behind a port with a quarter of the rate gets a quarter. So the server has to send
 /// it the rest when the others have ended: 1.75 images in all.
-pub(super) fn slow(runs: usize) -> Result<Vec<Sample>> {
+pub(super) fn slow(runs: usize, samples: &mut Samples) -> Result<()> {
     const LEAST: f64 = 1.75;
     let golden = ROOMS.golden()?;
-    let mut samples = Vec::new();
     for _ in 0..runs {
         let mut even = 0.0;
         for slow in [false, true] {
@@ -209,8 +205,8 @@ pub(super) fn slow(runs: usize) -> Result<Vec<Sample>> {
                     )
                     .with("blocks sent/needed by one", run.blocks)
                     .with("sent / least", run.blocks / least),
-            );
+            )?;
         }
     }
-    Ok(samples)
+    Ok(())
 }

@@ -81,14 +81,42 @@ impl Sample {
     }
 }
 
-/// Appends samples to a file.
-pub(super) fn record(path: &Path, samples: &[Sample]) -> Result<()> {
-    let file = File::options().append(true).create(true).open(path);
-    let mut file = file.with_context(|| format!("{}", path.display()))?;
-    for sample in samples {
-        writeln!(file, "{}", sample.to_json())?;
+/// What all runs gave.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    all: Vec<Sample>,
+    /// Where each is written to as soon as it is there: a later run may hang.
+    record: Option<File>,
+}
+
+impl Samples {
+    /// None, and the file that those to come are appended to.
+    pub(super) fn new(record: Option<&Path>) -> Result<Self> {
+        let open = |path: &Path| {
+            let file = File::options().append(true).create(true).open(path);
+            file.with_context(|| format!("{}", path.display()))
+        };
+        Ok(Self {
+            all: Vec::new(),
+            record: record.map(open).transpose()?,
+        })
     }
-    Ok(())
+
+    /// Says, writes down and keeps what a run gave.
+    pub(super) fn push(&mut self, sample: Sample) -> Result<()> {
+        let line = sample.to_json();
+        eprintln!("{line}");
+        if let Some(file) = &mut self.record {
+            writeln!(file, "{line}")?;
+        }
+        self.all.push(sample);
+        Ok(())
+    }
+
+    /// Prints one table for each kind of row.
+    pub(super) fn print(&self) {
+        print(&self.all);
+    }
 }
 
 /// The samples of a file.
@@ -194,8 +222,10 @@ mod tests {
         let hung = Sample::new(Row::Hall, "uftp", 48, 0).failed("hangs");
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("samples");
-        record(&path, std::slice::from_ref(&sample)).unwrap();
-        record(&path, std::slice::from_ref(&hung)).unwrap();
+        for given in [&sample, &hung] {
+            let mut samples = Samples::new(Some(&path)).unwrap();
+            samples.push(given.clone()).unwrap();
+        }
         assert_eq!(recorded(&path).unwrap(), [sample, hung]);
     }
 }

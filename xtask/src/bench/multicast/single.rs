@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use e2e::disk::Recipe;
 
 use super::Row;
 use super::network::{Batches, Network};
 use super::ours::{Golden, Run, Sink, Start, copied, recipe};
 use super::peers::{Peer, Sent};
-use super::sample::Sample;
+use super::sample::{Sample, Samples};
 use crate::show::per_second;
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Peers that are slower than 50 MB/s are not waited for.
+const PEER_LIMIT: Duration = Duration::from_secs(37);
 
 /// More than any machine reaches over a cable without a limit.
 const UNLIMITED: &str = "40G";
@@ -24,10 +28,11 @@ const LIMIT_SHARE: f64 = 1024.0 / 1114.0;
 
 const GIGABIT: u64 = 1_000_000_000;
 
-/// So much that the beginning and the end count for little. Not compressed, since nobody looks into it.
-fn large() -> Result<Golden> {
-    Golden::new(&recipe(3072, 1500), &["--codec", "none"])
-}
+/// So much that the beginning and the end count for little.
+const LARGE: Recipe = recipe(3072, 1500);
+
+/// For those who do not look into it.
+const NOT_COMPRESSED: [&str; 2] = ["--codec", "none"];
 
 fn start(sink: Sink, rate: Option<&str>) -> Start<'_> {
     Start {
@@ -42,10 +47,9 @@ fn start(sink: Sink, rate: Option<&str>) -> Start<'_> {
 const RATES: [(&str, Option<&str>); 2] =
     [("frisbee `--rate 40G`", Some(UNLIMITED)), ("frisbee", None)];
 
-pub(super) fn goodput(runs: usize, peers: &[Peer]) -> Result<Vec<Sample>> {
-    let golden = large()?;
+pub(super) fn goodput(runs: usize, peers: &[Peer], samples: &mut Samples) -> Result<()> {
+    let golden = Golden::new(&LARGE, &NOT_COMPRESSED)?;
     let network = Network::cable()?;
-    let mut samples = Vec::new();
     for _ in 0..runs {
         let mut ours = Vec::new();
         for (tool, rate) in RATES {
@@ -56,7 +60,7 @@ pub(super) fn goodput(runs: usize, peers: &[Peer]) -> Result<Vec<Sample>> {
                 Sample::new(Row::Goodput, tool, 1, 0)
                     .with("s", run.slowest())
                     .with("MB/s", megabytes),
-            );
+            )?;
         }
         let mut best = 0.0_f64;
         for &peer in peers {
@@ -66,34 +70,33 @@ pub(super) fn goodput(runs: usize, peers: &[Peer]) -> Result<Vec<Sample>> {
                     Some(rate) => format!("{}, {} Mbit/s", peer.name(), rate / 1_000_000),
                 };
                 let sample = Sample::new(Row::Goodput, &tool, 1, 0);
-                samples.push(match peer.send(&network, &golden, rate, LIMIT)? {
+                samples.push(match peer.send(&network, &golden, rate, PEER_LIMIT)? {
                     Sent::Done { seconds, .. } => {
                         let megabytes = per_second(golden.bytes, seconds);
                         best = best.max(megabytes);
                         sample.with("s", seconds).with("MB/s", megabytes)
                     }
                     Sent::Failed { why, .. } => sample.failed(why),
-                });
+                })?;
             }
         }
         if best > 0.0 {
             for (tool, megabytes) in ours {
                 let tool = format!("{tool} / the best of the others");
                 let sample = Sample::new(Row::Goodput, &tool, 1, 0);
-                samples.push(sample.with("times as fast", megabytes / best));
+                samples.push(sample.with("times as fast", megabytes / best))?;
             }
         }
     }
-    Ok(samples)
+    Ok(())
 }
 
-pub(super) fn install(runs: usize) -> Result<Vec<Sample>> {
-    let golden = Golden::new(&recipe(2048, 900), &[])?;
+pub(super) fn install(runs: usize, samples: &mut Samples) -> Result<()> {
+    let golden = Golden::new(&LARGE, &[])?;
     let network = Network::cable()?;
-    let mut samples = Vec::new();
     for _ in 0..runs {
         let local = golden.unzip()?.as_secs_f64();
-        samples.push(Sample::new(Row::Install, "imageunzip, local", 1, 0).with("s", local));
+        samples.push(Sample::new(Row::Install, "imageunzip, local", 1, 0).with("s", local))?;
         for (tool, rate) in RATES {
             let run = golden.serve(&network, start(Sink::Install, rate))?;
             samples.push(
@@ -101,16 +104,15 @@ pub(super) fn install(runs: usize) -> Result<Vec<Sample>> {
                     .with("s", run.slowest())
                     .with("times as fast as imageunzip", local / run.slowest())
                     .with("sent/needed", run.blocks),
-            );
+            )?;
         }
     }
-    Ok(samples)
+    Ok(())
 }
 
-pub(super) fn share(runs: usize) -> Result<Vec<Sample>> {
-    let golden = large()?;
+pub(super) fn share(runs: usize, samples: &mut Samples) -> Result<()> {
+    let golden = Golden::new(&LARGE, &NOT_COMPRESSED)?;
     let network = Network::line(1, GIGABIT, Batches::Cut)?;
-    let mut samples = Vec::new();
     for _ in 0..runs {
         for (tool, rate) in [("frisbee `--rate 1G`", Some("1G")), ("frisbee", None)] {
             let run = golden.serve(&network, start(Sink::Discard, rate))?;
@@ -121,23 +123,22 @@ pub(super) fn share(runs: usize) -> Result<Vec<Sample>> {
                     .with("share of the line", share)
                     .with("of 1024/1114", share / LIMIT_SHARE)
                     .with("sent/needed", run.blocks),
-            );
+            )?;
         }
     }
-    Ok(samples)
+    Ok(())
 }
 
-pub(super) fn cpu(runs: usize) -> Result<Vec<Sample>> {
-    let golden = large()?;
+pub(super) fn cpu(runs: usize, samples: &mut Samples) -> Result<()> {
+    let golden = Golden::new(&LARGE, &NOT_COMPRESSED)?;
     let (cable, line) = (Network::cable()?, Network::line(1, GIGABIT, Batches::Cut)?);
-    let mut samples = Vec::new();
     let sample = |tool: &str, seconds: f64| {
         let per_gb = seconds * 1000.0 / per_second(golden.bytes, 1.0);
         Sample::new(Row::Cpu, tool, 1, 0).with("CPU s per GB of image", per_gb)
     };
     for _ in 0..runs {
         let copied = copied(&golden.image)?;
-        samples.push(sample("memcpy and Internet checksum", copied));
+        samples.push(sample("memcpy and Internet checksum", copied))?;
         let cases: [(&str, &Network, &str); 2] = [
             ("frisbeed, cable without a limit", &cable, UNLIMITED),
             ("frisbeed, line of 1 Gbit/s, batches cut", &line, "1G"),
@@ -145,8 +146,9 @@ pub(super) fn cpu(runs: usize) -> Result<Vec<Sample>> {
         for (tool, network, rate) in cases {
             let run: Run = golden.serve(network, start(Sink::Discard, Some(rate)))?;
             let seconds = run.cpu.as_secs_f64();
-            samples.push(sample(tool, seconds).with("times memcpy and checksum", seconds / copied));
+            samples
+                .push(sample(tool, seconds).with("times memcpy and checksum", seconds / copied))?;
         }
     }
-    Ok(samples)
+    Ok(())
 }
