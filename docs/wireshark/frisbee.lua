@@ -102,7 +102,8 @@ local f = {
     item_bitmap = ProtoField.bytes("frisbee.item.bitmap", "Bitmap"),
     item_block = ProtoField.uint32("frisbee.item.block", "Block wanted"),
 
-    challenge = ProtoField.uint64("frisbee.challenge.token", "Token to repeat", base.HEX),
+    challenge_client = ProtoField.uint64("frisbee.challenge.client", "Client", base.HEX),
+    challenge_token = ProtoField.uint64("frisbee.challenge.token", "Token to repeat", base.HEX),
 }
 frisbee.fields = f
 
@@ -252,7 +253,8 @@ local function parity(tvb, tree)
 end
 
 local function challenge(tvb, tree)
-    tree:add_le(f.challenge, tvb(HEADER, 8))
+    tree:add_le(f.challenge_client, tvb(HEADER, 8))
+    tree:add_le(f.challenge_token, tvb(HEADER + 8, 8))
     return ""
 end
 
@@ -273,7 +275,7 @@ local function has_length(kind, length)
     if kind == PARITY then
         return length >= HEADER + BLOCK and (length - HEADER - BLOCK) % VALUE == 0
     end
-    return kind == CHALLENGE and length == HEADER + 8
+    return kind == CHALLENGE and length == HEADER + 16
 end
 
 local function is_frisbee(tvb)

@@ -10,12 +10,12 @@ use chunkfmt::tree::NodeId;
 use e2e::command::must;
 use e2e::need::{self, Need};
 use frisbee_proto::wire::{
-    self, Announce, Datagram, Item, MAX_REPAIRS, Message, PROMISE_OBJECTS, ParityBlock, Repair,
-    RequestHead, RequestItems, Stream,
+    self, Announce, Challenge, Datagram, Item, MAX_REPAIRS, Message, PROMISE_OBJECTS, ParityBlock,
+    Repair, RequestHead, RequestItems, Stream,
 };
 
 /// Every field that the dissector has.
-const FIELDS: [&str; 54] = [
+const FIELDS: [&str; 55] = [
     "frisbee.version",
     "frisbee.type",
     "frisbee.stream",
@@ -69,6 +69,7 @@ const FIELDS: [&str; 54] = [
     "frisbee.item.first",
     "frisbee.item.bitmap",
     "frisbee.item.block",
+    "frisbee.challenge.client",
     "frisbee.challenge.token",
 ];
 
@@ -191,8 +192,9 @@ impl Expected {
                 let (index, queued) = (u32::from(parity.index), u32::from(parity.queued));
                 (5, *object, queued << 16 | index)
             }
-            Message::Challenge(token) => {
-                fields.add("challenge.token", token);
+            Message::Challenge(challenge) => {
+                fields.add("challenge.client", challenge.client);
+                fields.add("challenge.token", challenge.token);
                 (6, 0, 0)
             }
         };
@@ -356,7 +358,11 @@ fn every_kind() -> Vec<Vec<u8>> {
         };
         keep(&|out| stream.parity(out, 3, 4, &parity, depth));
     }
-    keep(&|out| out.extend(stream.challenge(0xfedc_ba98_7654_3210)));
+    let challenge = Challenge {
+        client: 0x0123_4567_89ab_cdef,
+        token: 0xfedc_ba98_7654_3210,
+    };
+    keep(&|out| out.extend(stream.challenge(challenge)));
     let mut items = RequestItems::default();
     let all = [
         Item::Whole { object: 7 },
