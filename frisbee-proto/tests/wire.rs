@@ -40,7 +40,7 @@ fn as_item(parts: &(u8, u32, u32, Vec<u8>)) -> Item<'_> {
         },
         2 => Item::Parity {
             object,
-            count: u16::try_from(position & 0xffff).unwrap().max(1),
+            count: u16::try_from(position & 0xffff).map_or(1, |count| count.max(1)),
         },
         _ => Item::Node {
             object,
