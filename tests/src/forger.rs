@@ -140,6 +140,7 @@ fn masquerade(attacker: &Machine, address: Ipv4Addr) -> Result<()> {
     attacker.netns.enter(|| {
         let all = Path::new("/proc/sys/net/ipv4/conf/all");
         fs::write(all.join("arp_ignore"), "1")?;
+        fs::write(all.join("arp_announce"), "2")?;
         // Else the other one's own datagrams would be dropped as spoofed.
         Ok(fs::write(all.join("accept_local"), "1")?)
     })?;
