@@ -540,13 +540,15 @@ fn every_kind() -> Vec<Vec<u8>> {
     datagrams
 }
 
-/// Writes UDP datagrams over IPv4 as a capture (pcap with packets of type RAW).
+/// Writes UDP datagrams over IPv4 as a capture (pcap with packets of type RAW). Each has a sender of its own: what Wireshark
+/// takes for another protocol's makes it take the rest of a conversation for that as well.
 fn capture(path: &Path, datagrams: &[Vec<u8>]) -> Result<()> {
     let mut file = Vec::new();
     for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 101] {
         file.extend(word.to_le_bytes());
     }
-    for datagram in datagrams {
+    for (number, datagram) in (0_u16..).zip(datagrams) {
+        let [high, low] = number.to_be_bytes();
         let length = u16::try_from(datagram.len() + 8)?;
         let packet = u32::from(length) + 20;
         for word in [0, 0, packet, packet] {
@@ -554,7 +556,7 @@ fn capture(path: &Path, datagrams: &[Vec<u8>]) -> Result<()> {
         }
         file.extend([0x45, 0]);
         file.extend((length + 20).to_be_bytes());
-        file.extend([0, 0, 0, 0, 1, 17, 0, 0, 192, 0, 2, 1, 239, 192, 7, 1]);
+        file.extend([0, 0, 0, 0, 1, 17, 0, 0, 10, 78, high, low, 239, 192, 7, 1]);
         for word in [60_000, 60_001, length, 0] {
             file.extend(u16::to_be_bytes(word));
         }
