@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frisbee_proto::Priority;
-use frisbee_sim::{Bottleneck, Golden, Port, Quality, Setup, World};
-
-use crate::seeds;
+use frisbee_sim::{Bottleneck, Golden, Quality, Setup, World};
 
 const MBIT: u64 = 1_000_000;
 /// Blocks of a chunk, and its bytes on the wire.
