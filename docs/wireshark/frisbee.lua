@@ -115,7 +115,8 @@ local f = {
     item_bitmap = ProtoField.bytes("frisbee.item.bitmap", "Bitmap"),
     item_block = ProtoField.uint32("frisbee.item.block", "Block wanted"),
 
-    challenge = ProtoField.uint64("frisbee.challenge.token", "Token to repeat", base.HEX),
+    challenge_client = ProtoField.uint64("frisbee.challenge.client", "Client", base.HEX),
+    challenge_token = ProtoField.uint64("frisbee.challenge.token", "Token to repeat", base.HEX),
 
     run = ProtoField.uint16("frisbee.probe.run", "Run", base.HEX),
     probe_token = ProtoField.uint64("frisbee.probe.token", "Token", base.HEX),
@@ -290,7 +291,8 @@ local function parity(tvb, tree)
 end
 
 local function challenge(tvb, tree)
-    tree:add_le(f.challenge, tvb(HEADER, 8))
+    tree:add_le(f.challenge_client, tvb(HEADER, 8))
+    tree:add_le(f.challenge_token, tvb(HEADER + 8, 8))
     return ""
 end
 
@@ -361,7 +363,7 @@ local function has_length(kind, length)
     end
     if kind == PROBE then return length >= PROBE_SIZE end
     if kind == PROBE_REPLY then return length == PROBE_SIZE end
-    return kind == CHALLENGE and length == HEADER + 8
+    return kind == CHALLENGE and length == HEADER + 16
 end
 
 local function is_frisbee(tvb)

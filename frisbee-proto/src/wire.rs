@@ -27,7 +27,7 @@ pub const MAX_REPAIRS: usize = 16;
 /// Bytes of an ANNOUNCE.
 pub const ANNOUNCE_SIZE: usize = HEADER_SIZE + size_of::<AnnounceBody>() + BLOCK_SIZE;
 /// Bytes of a CHALLENGE: less than any REQUEST has.
-pub const CHALLENGE_SIZE: usize = HEADER_SIZE + 8;
+pub const CHALLENGE_SIZE: usize = HEADER_SIZE + 16;
 
 const ANNOUNCE: u8 = 1;
 const REQUEST: u8 = 2;
@@ -72,8 +72,17 @@ pub enum Message<'a> {
     Proof(u32, NodeId, &'a [u8; BLOCK_SIZE]),
     /// One parity block of an object.
     Parity(u32, ParityBlock<'a>),
-    /// The token that a client has to repeat to get datagrams of its own: it proves that it is at its address.
-    Challenge(u64),
+    /// What a client has to repeat to get datagrams of its own: it proves that it is at its address.
+    Challenge(Challenge),
+}
+
+/// A server's answer to a REQUEST for datagrams of its own from an address that is not proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// [`RequestHead::client`] of the REQUEST: who has not seen that cannot answer it.
+    pub client: u64,
+    /// The token to repeat; never 0.
+    pub token: u64,
 }
 
 /// A parity block, with what proves it.
@@ -290,6 +299,13 @@ struct RequestBody {
     items: U32,
 }
 
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct ChallengeBody {
+    client: U64,
+    token: U64,
+}
+
 /// [`RequestBody::held`] of a client that has heard no ANNOUNCE.
 const NOT_HEARD: u32 = u32::MAX;
 
@@ -359,8 +375,11 @@ pub fn decode(bytes: &[u8]) -> Result<Datagram<'_>, DecodeError> {
             )
         }
         CHALLENGE => {
-            let token = body.try_into().map_err(|_| length)?;
-            Message::Challenge(u64::from_le_bytes(token))
+            let body = ChallengeBody::ref_from_bytes(body).map_err(|_| length)?;
+            Message::Challenge(Challenge {
+                client: body.client.get(),
+                token: body.token.get(),
+            })
         }
         other => return Err(DecodeError::Type(other)),
     };
@@ -548,9 +567,13 @@ impl Stream {
     }
 
     /// A CHALLENGE datagram: shorter than any REQUEST, so that whoever gives a false address gains nothing.
-    pub fn challenge(&self, token: u64) -> Vec<u8> {
+    pub fn challenge(&self, challenge: Challenge) -> Vec<u8> {
         let header = self.header(CHALLENGE, 0, 0, 0);
-        [header.as_bytes(), &token.to_le_bytes()].concat()
+        let body = ChallengeBody {
+            client: challenge.client.into(),
+            token: challenge.token.into(),
+        };
+        [header.as_bytes(), body.as_bytes()].concat()
     }
 
     /// Appends an ANNOUNCE datagram.

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use chunkfmt::tree::NodeId;
 use frisbee_proto::wire::{
-    self, ANNOUNCE_SIZE, Announce, DecodeError, HEADER_SIZE, Item, MAX_ITEMS, MAX_REPAIRS, Message,
-    ParityBlock, Repair, RequestHead, RequestItems, SEGMENT_SIZE, Stream,
+    self, ANNOUNCE_SIZE, Announce, Challenge, DecodeError, HEADER_SIZE, Item, MAX_ITEMS,
+    MAX_REPAIRS, Message, ParityBlock, Repair, RequestHead, RequestItems, SEGMENT_SIZE, Stream,
 };
 use proptest::prelude::*;
 
@@ -114,7 +114,8 @@ proptest! {
 
     #[test]
     fn parity_blocks_and_challenges_come_back(
-        (sequence, object, index, queued, fill, token) in any::<(u32, u32, u16, u16, u8, u64)>(),
+        (sequence, object, index, queued, fill) in any::<(u32, u32, u16, u16, u8)>(),
+        (client, token) in any::<(u64, u64)>(),
         (depth, shorter) in (0usize..=12, 0usize..=12),
     ) {
         let path = vec![[fill; 32]; depth];
@@ -128,8 +129,10 @@ proptest! {
         padded.resize(depth, [0; 32]);
         let expected = ParityBlock { path: &padded, ..block };
         prop_assert_eq!(wire::decode(&bytes).unwrap().message, Message::Parity(object, expected));
-        let challenge = STREAM.challenge(token);
-        prop_assert_eq!(wire::decode(&challenge).unwrap().message, Message::Challenge(token));
+        let challenge = Challenge { client, token };
+        let expected = Message::Challenge(challenge);
+        let challenge = STREAM.challenge(challenge);
+        prop_assert_eq!(wire::decode(&challenge).unwrap().message, expected);
         let request = RequestItems::default().encode(&STREAM, 0, &RequestHead::default());
         prop_assert!(challenge.len() <= request.len());
     }

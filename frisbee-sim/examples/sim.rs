@@ -29,7 +29,7 @@ struct Cli {
     #[arg(long, value_name = "DATAGRAMS")]
     burst: Option<f64>,
     /// Chunks of the image
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     chunks: u32,
     /// Blocks of 1 KiB in each
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=65_536))]

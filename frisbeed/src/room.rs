@@ -11,8 +11,9 @@ use frisbee_proto::FRAMING;
 use frisbee_proto::wire::{RequestHead, SEGMENT_SIZE};
 use serde_json::{Value, json};
 
-/// A client that has said nothing for this long is no longer shown. One that waits says something every ten seconds.
-const MEMORY: Duration = Duration::from_secs(15);
+/// A client that has said nothing for this long is no longer shown. One that waits says something every ten seconds;
+/// every sixteen where there are as many as are known.
+const MEMORY: Duration = Duration::from_secs(20);
 
 /// Clients known at most.
 const CLIENTS_MAX: usize = 4096;

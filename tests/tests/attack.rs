@@ -1,19 +1,20 @@
 //! Attackers in the segment: they can delay, but nothing that they send is ever installed.
 
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddrV4, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use e2e::class::{self, Class, GROUP};
-use e2e::command::LIMIT;
+use e2e::command::{LIMIT, run};
 use e2e::disk::Recipe;
-use e2e::forger::{Forger, Source};
+use e2e::forger::{Flood, Forger, Source};
 use e2e::need::{self, Need};
 use e2e::ranges;
 use e2e::room::INTERFACE;
 use e2e::scene::Scene;
 
-fn forged(source: Source) -> Result<()> {
+/// Answers one of `every` datagrams with two forged ones.
+fn forged(source: Source, every: u64) -> Result<()> {
     if !need::met(&[Need::Netns]) {
         return Ok(());
     }
@@ -21,27 +22,21 @@ fn forged(source: Source) -> Result<()> {
     let class = Class::new(2)?;
     class.clients[1].lose(10)?;
     let attacker = class.room.machine()?;
-    let server = class.serve(&scene, "40M")?;
-    let forger = Forger::start(
-        &attacker,
-        GROUP,
-        SocketAddrV4::new(class.server.address, GROUP.port()),
-        source,
-        2,
-    )?;
-    let students = class.students(&scene)?;
-    for student in students {
+    let server = class.serve(&scene, "80M")?;
+    let address = SocketAddrV4::new(class.server.address, GROUP.port());
+    let forger = Forger::start(&attacker, GROUP, address, source, every)?;
+    let mut noticed = Vec::new();
+    for student in class.students(&scene)? {
         let finish = student.graduates(&scene)?;
-        ensure!(
-            finish["forged"].as_u64().is_some_and(|count| count > 100),
-            "few were noticed: {finish}"
-        );
+        noticed.push(finish["forged"].as_u64().context("no figure")?);
     }
-    println!("{source:?}: {} datagrams forged", forger.forged());
+    let forged = forger.forged();
+    println!("{source:?}: {forged} datagrams forged, {noticed:?} noticed");
+    ensure!(forged > 20_000 / every, "only {forged} were forged");
+    // Half of them are blocks, proofs and parity with a false content.
     ensure!(
-        forger.forged() > 1000,
-        "only {} datagrams were forged",
-        forger.forged()
+        noticed.iter().all(|&count| count > 10),
+        "of {forged} only {noticed:?} were noticed"
     );
     drop(forger);
     class::end(server)?;
@@ -49,13 +44,114 @@ fn forged(source: Source) -> Result<()> {
 }
 
 #[test]
-fn wrong_blocks_and_proofs_from_a_strange_address() -> Result<()> {
-    forged(Source::Own)
+fn one_datagram_in_ten_is_forged_from_a_strange_address() -> Result<()> {
+    forged(Source::Own, 20)
 }
 
 #[test]
-fn wrong_blocks_and_proofs_from_the_servers_address() -> Result<()> {
-    forged(Source::Server)
+fn every_other_datagram_is_forged_from_the_servers_address() -> Result<()> {
+    forged(Source::Server, 2)
+}
+
+#[test]
+fn one_datagram_in_a_hundred_is_forged_from_the_servers_address() -> Result<()> {
+    forged(Source::Server, 200)
+}
+
+/// Peak of the memory that a process had in use, in bytes.
+fn peak(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(kib.context("no VmHWM")?.parse::<u64>()? * 1024)
+}
+
+/// REQUESTs as fast as a machine can send them, half of them in the name of another machine that never asked.
+#[test]
+fn a_flood_of_requests() -> Result<()> {
+    if !need::met(&[Need::Netns]) {
+        return Ok(());
+    }
+    const RATE: f64 = 20e6;
+    let scene = Scene::new(&Recipe::TINY)?;
+    let class = Class::new(2)?;
+    class.clients[1].lose(10)?;
+    let (attacker, victim) = (class.room.machine()?, class.room.machine()?);
+    let (address, port) = (victim.address, 40_001);
+    let ears = victim.netns.enter(move || {
+        let socket = UdpSocket::bind((address, port))?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    })?;
+    let server = class.serve(&scene, "20M")?;
+    let process = server.id();
+    let flood = Flood::start(
+        &attacker,
+        GROUP,
+        SocketAddrV4::new(class.server.address, GROUP.port()),
+        Some(SocketAddrV4::new(address, port)),
+    )?;
+    for student in class.students(&scene)? {
+        student.graduates(&scene)?;
+    }
+    let (sent, memory) = (flood.sent(), peak(process)?);
+    drop(flood);
+    let (mut answers, mut buffer) = (0_u64, [0; 2048]);
+    while let Ok(length) = ears.recv(&mut buffer) {
+        ensure!(length == 48 && buffer[1] == 6, "not a CHALLENGE: {length}");
+        answers += 1;
+    }
+    let finish = class::end(server)?;
+    println!("{sent} REQUESTs, {answers} answers to the victim, {memory} bytes in use: {finish}");
+    ensure!(sent > 100_000, "{sent} are no flood");
+    ensure!(answers > 0, "the victim's address was never challenged");
+    let figure = |field: &str| finish[field].as_f64().context("no figure");
+    let most = RATE * figure("seconds")? + 1e6;
+    // A twentieth of the rate: 48 bytes each, and 66 around them.
+    let challenges = finish["images"][0]["challenges"].as_f64();
+    let bits = challenges.context("no figure")? * (48.0 + 66.0) * 8.0;
+    ensure!(bits <= most / 20.0, "{finish}");
+    ensure!(
+        figure("wire_bytes")? * 8.0 <= most,
+        "above the rate: {finish}"
+    );
+    ensure!(memory < 256 << 20, "{memory} bytes in use");
+    Ok(())
+}
+
+/// Whoever has an older image of the same owner serves it to the group, louder than the true one.
+#[test]
+fn an_older_image_of_the_same_owner() -> Result<()> {
+    if !need::met(&[Need::Netns]) {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let image = scene.path("later.frz");
+    let mut later = scene.keys.imagezip()?;
+    later.args(["--epoch", "99999999999"]);
+    later.arg(&scene.disk.path).arg(&image);
+    run(later)?.success()?;
+    let class = Class::new(2)?;
+    let attacker = class.room.machine()?;
+    let loud = class::serve(&attacker, &scene, &scene.image, GROUP, "100M")?;
+    let group = GROUP.to_string();
+    let mut options = vec!["--interface", INTERFACE, "--group", &group];
+    options.extend(["--min-epoch", "99999999999"]);
+    let mut students = Vec::new();
+    for (number, machine) in class.clients.iter().enumerate() {
+        let target = scene.used_disk(&format!("target-{number}"))?;
+        students.push(class::student_with(machine, &scene, target, &options)?);
+    }
+    let server = class::serve(&class.server, &scene, &image, GROUP, "60M")?;
+    for student in students {
+        let start = e2e::events::next(&student.client, "start")?;
+        ensure!(start["epoch"] == 99_999_999_999_u64, "{start}");
+        student.graduates(&scene)?;
+    }
+    let quiet = class::end(loud)?;
+    ensure!(quiet["blocks"] == 0, "{quiet}");
+    class::end(server)?;
+    Ok(())
 }
 
 /// A server with an image of another owner, in the same group, and louder.
@@ -204,7 +300,7 @@ fn refused_targets_and_keys() -> Result<()> {
                 INTERFACE,
             ])
             .arg(&target);
-        let outcome = e2e::command::run(class.clients[0].netns.command(&client)?)?;
+        let outcome = run(class.clients[0].netns.command(&client)?)?;
         let line = outcome.failure(code)?.to_owned();
         ensure!(
             ranges::hash(&target)? == before,

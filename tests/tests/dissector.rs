@@ -11,8 +11,8 @@ use e2e::command::must;
 use e2e::need::{self, Need};
 use frisbee_proto::probe::wire::{self as probe, Phase, Probe, ProbeDatagram, Reply, Way};
 use frisbee_proto::wire::{
-    self, Announce, Datagram, Item, MAX_REPAIRS, Message, PROMISE_OBJECTS, ParityBlock, Repair,
-    RequestHead, RequestItems, Stream,
+    self, Announce, Challenge, Datagram, Item, MAX_REPAIRS, Message, PROMISE_OBJECTS, ParityBlock,
+    Repair, RequestHead, RequestItems, Stream,
 };
 
 /// Every field that the dissector has.
@@ -75,6 +75,7 @@ const FIELDS: &[&str] = &[
     "frisbee.item.index",
     "frisbee.item.count",
     "frisbee.item.length",
+    "frisbee.challenge.client",
     "frisbee.challenge.token",
     "frisbee.probe.run",
     "frisbee.probe.token",
@@ -290,9 +291,10 @@ impl Expected {
                 let path = parity.path.iter();
                 path.for_each(|value| fields.add("parity.path", hex(value)));
             }
-            Message::Challenge(token) => {
+            Message::Challenge(challenge) => {
                 fields.is("type", 6);
-                fields.add("challenge.token", token);
+                fields.add("challenge.client", challenge.client);
+                fields.add("challenge.token", challenge.token);
             }
         }
         fields.0
@@ -461,7 +463,11 @@ fn every_kind() -> Vec<Vec<u8>> {
         };
         keep(&|out| stream.parity(out, 3, 4, &parity, depth));
     }
-    keep(&|out| out.extend(stream.challenge(0xfedc_ba98_7654_3210)));
+    let challenge = Challenge {
+        client: 0x0123_4567_89ab_cdef,
+        token: 0xfedc_ba98_7654_3210,
+    };
+    keep(&|out| out.extend(stream.challenge(challenge)));
     for size in [probe::PROBE_SIZE, wire::MAX_DATAGRAM] {
         let probe = Probe {
             run: 0xfe02,

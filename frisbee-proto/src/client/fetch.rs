@@ -23,7 +23,7 @@ use super::timing::{
     STALLED, STUCK, TICK, backoff, heartbeat, report_interval, soon, tells_end,
 };
 use super::{ClientOutput, ClientStats, Event, Part};
-use crate::layout::{Layout, Unit};
+use crate::layout::Unit;
 use crate::wire::{Announce, RequestItems};
 
 /// A whole object asked for.
@@ -317,7 +317,8 @@ impl<C: Content> Fetch<C> {
         out: &mut VecDeque<ClientOutput>,
         stats: &mut ClientStats,
     ) {
-        if tells_end(&self.servers.current().announce, &mut self.random) {
+        let announce = &self.servers.current().announce;
+        if announce.lane || tells_end(announce, &mut self.random) {
             self.send(now, &RequestItems::default(), true, out, stats);
         }
     }
@@ -328,8 +329,7 @@ impl<C: Content> Fetch<C> {
         let next = self.servers.current().sequence.next();
         if let Some((object, unit)) = with {
             self.servers.current_mut().passing(object);
-            let layout = self.stock.info(object).and_then(Layout::of);
-            let number = layout.and_then(|layout| layout.number(unit));
+            let number = self.stock.number(object, unit);
             self.passing.at(object, number.unwrap_or(0), next);
         }
         self.schedule_report(now);

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::wire::{RequestHead, RequestItems, Stream};
+use crate::wire::{Challenge, RequestHead, RequestItems, Stream};
 
 /// When a client asks for datagrams to itself alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,9 +91,11 @@ impl Lane {
         self.to == Some(from)
     }
 
-    /// Takes a CHALLENGE. One from elsewhere than where a lane was asked for is not answered.
-    pub(super) fn challenge(&mut self, now: Instant, from: SocketAddr, token: u64) {
-        if !self.is_wanted(from) || self.token == token {
+    /// Takes a CHALLENGE. One from elsewhere than where a lane was asked for is not answered, nor one that does not
+    /// name this run: no forger knows its number who cannot see what this client sends.
+    pub(super) fn challenge(&mut self, now: Instant, from: SocketAddr, challenge: Challenge) {
+        let Challenge { client, token } = challenge;
+        if !self.is_wanted(from) || client != self.client || self.token == token {
             return;
         }
         self.token = token;
@@ -221,12 +223,14 @@ mod tests {
         let (start, mut random) = (Instant::now(), fastrand::Rng::with_seed(1));
         let mut lane = Lane::new(start, Unicast::Always(address(1)), 1);
         assert_eq!(lane.look(start, need(None), &mut random), Some(address(1)));
-        lane.challenge(start, address(2), 5);
+        let challenge = |client, token| Challenge { client, token };
+        lane.challenge(start, address(2), challenge(1, 5));
+        lane.challenge(start, address(1), challenge(2, 5));
         assert_eq!(lane.token(), 0);
         let mut answers = 0;
         for token in 1..1000 {
             let now = start + Duration::from_millis(token);
-            lane.challenge(now, address(1), token);
+            lane.challenge(now, address(1), challenge(1, token));
             if lane.deadline().is_some_and(|at| at <= now) {
                 answers += u32::from(lane.look(now, need(None), &mut random).is_some());
             }

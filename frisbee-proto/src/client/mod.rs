@@ -265,8 +265,8 @@ impl<A: Admission, C: Content> Client<A, C> {
             self.stats.foreign += 1;
             return;
         }
-        if let Message::Challenge(token) = message {
-            return self.lane.challenge(now, from, token);
+        if let Message::Challenge(challenge) = message {
+            return self.lane.challenge(now, from, challenge);
         }
         if let Message::Announce(announce, head) = message
             && self.may_choose(now, &uuid)

@@ -235,6 +235,11 @@ impl<C: Content> Incoming<C> {
         u16::try_from(missing).ok().filter(|_| possible)
     }
 
+    /// The order in which it is sent.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     fn shape(&self) -> Shape {
         self.layout.shape()
     }
@@ -255,7 +260,8 @@ impl<C: Content> Incoming<C> {
     /// Proves a group if it is full and its value is known.
     fn check_group(&mut self, group: u32) -> Outcome {
         let range = self.group_range(group);
-        if self.proven.get(group) || !range.clone().all(|block| self.have.get(block)) {
+        let lacking = self.have.next_clear(range.start);
+        if self.proven.get(group) || lacking.is_some_and(|block| block < range.end) {
             return Outcome::New;
         }
         let Some(value) = self.value(NodeId {

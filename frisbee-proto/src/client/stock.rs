@@ -8,6 +8,7 @@ use super::content::Content;
 use super::object::Incoming;
 use crate::ObjectInfo;
 use crate::bits::Bits;
+use crate::layout::{Layout, Unit};
 
 /// An object being received, and when its missing parts are asked for.
 #[derive(Debug)]
@@ -86,6 +87,14 @@ impl<C: Content> Stock<C> {
         match object.checked_sub(1) {
             None => Some(&self.object0),
             Some(chunk) => self.chunks.get(chunk as usize),
+        }
+    }
+
+    /// The number of a unit of an object. `None` if there is no such unit.
+    pub(super) fn number(&self, object: u32, unit: Unit) -> Option<u32> {
+        match self.open.get(&object) {
+            Some(open) => open.incoming.layout().number(unit),
+            None => Layout::of(self.info(object)?)?.number(unit),
         }
     }
 

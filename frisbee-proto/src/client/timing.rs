@@ -38,6 +38,8 @@ pub(super) const REPORT_DATAGRAMS: u32 = 16;
 const ENDS: u32 = 1000;
 /// Round trips that a wait is longer by: an answer to the first who asks reaches the others while most still wait.
 const ROUND_TRIPS: u32 = 4;
+/// In a crowd each of them is longer by so much: an ANNOUNCE that tells of an answer comes so long after the one before.
+const ANSWER: Duration = Duration::from_millis(10);
 /// Longest round trip that is believed for this.
 const ROUND_TRIP_MAX: Duration = Duration::from_millis(500);
 /// Clients that there are taken to be at least: at the beginning a server knows of none.
@@ -98,7 +100,7 @@ pub(super) fn report_interval(client: u64, receivers: u32, rate: u64) -> Option<
         0 => REPORTERS_LEAST,
         known => known,
     };
-    let place = u128::from(client) * u128::from(receivers) >> 64;
+    let place = (u128::from(client) * u128::from(receivers)) >> 64;
     (place < u128::from(reporters)).then(|| (each * receivers.min(reporters)).max(REPORT))
 }
 
@@ -111,9 +113,13 @@ pub(super) fn soon(now: Instant, most: Duration, random: &mut fastrand::Rng) -> 
 /// however many there are: RFC 5401, section 4.2 (truncated exponential).
 pub(super) fn backoff(most: Duration, announce: &Announce, random: &mut fastrand::Rng) -> Duration {
     let trip = Duration::from_micros(announce.grtt.into()).min(ROUND_TRIP_MAX);
+    let answer = match announce.receivers {
+        0..=LEAST_RECEIVERS => trip,
+        _ => trip + ANSWER,
+    };
     let lambda = f64::from(announce.receivers.max(LEAST_RECEIVERS)).ln() + 1.0;
     let part = (random.f64() * lambda.exp_m1()).ln_1p() / lambda;
-    (most + trip * ROUND_TRIPS).mul_f64(part.clamp(0.0, 1.0))
+    (most + answer * ROUND_TRIPS).mul_f64(part.clamp(0.0, 1.0))
 }
 
 /// Least time between two REQUESTs without items.
@@ -170,16 +176,16 @@ mod tests {
     #[test]
     fn however_many_there_are_few_ask_before_the_others_hear_of_it() {
         let mut random = fastrand::Rng::with_seed(1);
-        for receivers in [1000, 10_000, 1_000_000] {
+        for (receivers, answer) in [(1000, 2), (10_000, 12), (1_000_000, 12)] {
             let wait = Duration::from_millis(5);
-            let trip = Duration::from_millis(2);
+            let answer = Duration::from_millis(answer);
             let mut waits: Vec<_> = (0..receivers)
                 .map(|_| backoff(wait, &room(receivers), &mut random))
                 .collect();
             waits.sort_unstable();
-            let heard = waits[0] + trip;
+            let heard = waits[0] + answer;
             let early = waits.iter().take_while(|&&wait| wait < heard).count();
-            assert!(early <= 40, "{early} of {receivers}");
+            assert!(early <= 100, "{early} of {receivers}");
         }
     }
 

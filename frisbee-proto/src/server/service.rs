@@ -11,7 +11,7 @@ use super::shelf::{Shelf, Wish};
 use super::standby::Standby;
 use super::{Image, Loaded, Parity, Server, ServerConfig, ServerOutput, ServerStats, Transmit};
 use crate::Error;
-use crate::wire::{self, Datagram, Message, RequestHead, Stream};
+use crate::wire::{self, Challenge, Datagram, Message, RequestHead, Stream};
 
 /// Bytes of loaded objects that a lane keeps: few, since all machines of an image share what is loaded.
 const LANE_CACHE: usize = 4 << 20;
@@ -106,7 +106,7 @@ pub struct Service {
     before: ServerStats,
     lanes: Lanes,
     proof: Proof,
-    challenges: VecDeque<(SocketAddr, u64)>,
+    challenges: VecDeque<(SocketAddr, Challenge)>,
     /// A lane is the next that may send. Lanes have every other turn, however many there are.
     lanes_first: bool,
     standby: Option<Standby>,
@@ -211,8 +211,11 @@ impl Service {
         if !self.proof.accepts(now, from, head.token) {
             let rate = self.group.rate();
             if self.challenges.len() < CHALLENGES && self.proof.may_challenge(now, rate) {
-                let token = self.proof.token(now, from);
-                self.challenges.push_back((from, token));
+                let challenge = Challenge {
+                    client: head.client,
+                    token: self.proof.token(now, from),
+                };
+                self.challenges.push_back((from, challenge));
             }
             return None;
         }
@@ -271,9 +274,16 @@ impl Service {
 
     /// Takes parity asked for by [`ServiceOutput::Encode`]. As [`Server::handle_parity`].
     pub fn handle_parity(&mut self, now: Instant, object: u32, parity: Option<&Arc<Parity>>) {
+        let place = usize::try_from(object).ok();
+        let info = place.and_then(|place| self.image.objects.get(place));
+        let expected = info.and_then(|info| info.parity);
+        let parity = parity.filter(|parity| Some(parity.info()) == expected);
         let waiting = match parity {
             Some(parity) => self.parities.put(object, parity),
-            None => self.parities.give_up(object),
+            None => {
+                self.stats.load_failures += 1;
+                self.parities.give_up(object)
+            }
         };
         for machine in waiting {
             if let Some(server) = self.machine(machine) {
@@ -290,8 +300,8 @@ impl Service {
         }
         let takes_over = self.standby.as_ref().and_then(Standby::take_over_at);
         wait = earlier(wait, takes_over);
-        if let Some((to, token)) = self.challenges.pop_front() {
-            return self.challenge(to, token, buffer);
+        if let Some((to, challenge)) = self.challenges.pop_front() {
+            return self.challenge(to, challenge, buffer);
         }
         let lanes = self.lanes.in_turn();
         let lanes = lanes.into_iter().map(Machine::Lane);
@@ -330,7 +340,7 @@ impl Service {
         all.add(&self.before);
         all.add(self.group.stats());
         all.add(&self.lanes.stats());
-        // Each object is read once, whoever waits for it.
+        // Each object is read once, and its parity computed once, whoever waits for it.
         all.load_failures = self.stats.load_failures;
         all
     }
@@ -378,13 +388,18 @@ impl Service {
         Some(ServiceOutput::SteppedBack)
     }
 
-    fn challenge(&mut self, to: SocketAddr, token: u64, buffer: &mut Vec<u8>) -> ServiceOutput {
+    fn challenge(
+        &mut self,
+        to: SocketAddr,
+        challenge: Challenge,
+        buffer: &mut Vec<u8>,
+    ) -> ServiceOutput {
         let stream = Stream {
             number: self.group.stream(),
             uuid: self.image.uuid,
         };
         buffer.clear();
-        buffer.extend_from_slice(&stream.challenge(token));
+        buffer.extend_from_slice(&stream.challenge(challenge));
         let transmit = Transmit {
             segment: buffer.len(),
             datagrams: 1,

@@ -43,6 +43,11 @@ impl Priority {
             Self::High => 850_000,
         }
     }
+
+    /// Whether others are made to give way for a moment, to find out what a path carries that they fill.
+    pub(super) fn insists(self) -> bool {
+        self != Self::Low
+    }
 }
 
 /// How a server behaves. `ServerConfig::default()` is what a daemon without options uses, but for the seed.

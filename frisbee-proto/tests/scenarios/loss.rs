@@ -68,20 +68,22 @@ fn without_parity_repeats_stay_near_the_bound() {
 #[test]
 fn with_parity_it_stays_near_the_least() {
     for (loss, clients) in [(0.01, 1), (0.01, 16), (0.05, 1), (0.05, 16)] {
+        let least = ideal_code(&Loss::Random(loss), 1700, u32::try_from(clients).unwrap());
+        let mut excesses = Vec::new();
         for seed in seeds() {
             let setup = Setup {
                 down: Quality::losing(loss),
                 ..Setup::default()
             };
             let world = run(seed, clients, &setup);
-            let least = ideal_code(&Loss::Random(loss), 1700, u32::try_from(clients).unwrap());
-            assert!(
-                world.overhead() <= least + 0.01,
-                "seed {seed}: {} of {least}",
-                world.overhead()
-            );
+            let excess = world.overhead() - least;
+            // A client may have lost a block of the manifest each time, and with it the beginning: one chunk of these twenty.
+            assert!(excess <= 0.06, "seed {seed}: {excess} above {least}");
+            excesses.push(excess);
             assert!(world.nodes.iter().all(|node| node.stats().restored > 0));
         }
+        let mean = excesses.iter().sum::<f64>() / excesses.len() as f64;
+        assert!(mean <= 0.01, "{excesses:?} above {least}");
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod credit;
 mod forgery;
+mod goodput;
 mod liars;
 mod loss;
 mod rate;

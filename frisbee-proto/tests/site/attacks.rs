@@ -124,7 +124,7 @@ fn learn(service: &mut frisbee_proto::Service, now: std::time::Instant, from: So
     let mut buffer = Vec::new();
     service.poll(now, 60, &mut buffer);
     match decode(&buffer).unwrap().message {
-        Message::Challenge(token) => token,
+        Message::Challenge(challenge) => challenge.token,
         other => panic!("{other:?}"),
     }
 }
@@ -166,4 +166,39 @@ fn without_lanes_no_knock_is_answered() {
     hall.run_for(Duration::from_secs(1));
     assert!(hall.desks[0].to.is_empty());
     assert_eq!(hall.desks[0].site.services()[0].stats().rejected, 10);
+}
+
+/// False CHALLENGEs in the name of the server: a lane that works goes on.
+#[test]
+fn false_challenges_do_not_stop_a_lane() {
+    use frisbee_proto::wire::Challenge;
+    let golden = Golden::usual(6, 6);
+    let alone = golden.blocks() as f64 * 1122.0 * 8.0 / RATE as f64;
+    let uuid = golden.image.uuid;
+    // As many as there are datagrams, and one for a hundred of them.
+    for (gap, most) in [(90, 3.0), (9000, 1.25)] {
+        let mut hall = Hall::new(6);
+        hall.desk(&[&golden], Some(RATE), ServiceConfig::default());
+        let guest = hall.guest(&golden, Unicast::Always(place(0, 0)));
+        hall.guests[guest].hears_group = false;
+        hall.guests[guest].loses = 0.01;
+        let mut random = fastrand::Rng::with_seed(6);
+        while hall.guests[guest].finished.is_none() {
+            let number = random.u16(1..);
+            let forged = Challenge {
+                client: random.u64(..),
+                token: random.u64(..),
+            };
+            let forged = Stream { number, uuid }.challenge(forged);
+            hall.whisper(guest, place(0, 0), forged);
+            hall.run_for(Duration::from_micros(gap));
+            assert!(
+                hall.time() < Duration::from_secs(60),
+                "every {gap} us: no end"
+            );
+        }
+        let took = hall.time().as_secs_f64();
+        println!("a false CHALLENGE every {gap} us: {took:.2} s for {alone:.2}");
+        assert!(took < alone * most, "every {gap} us: {took} for {alone}");
+    }
 }

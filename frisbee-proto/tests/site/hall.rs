@@ -29,6 +29,8 @@ pub(crate) struct Desk {
     pub(crate) to: BTreeMap<SocketAddr, u64>,
     /// Objects read.
     pub(crate) loads: u64,
+    /// Objects whose parity was computed.
+    pub(crate) encodes: u64,
     pub(crate) took_over: Vec<(Duration, Duration)>,
     pub(crate) stepped_back: u32,
 }
@@ -39,6 +41,8 @@ pub(crate) struct Guest {
     golden: Arc<Golden>,
     /// What is sent to the group comes here.
     pub(crate) hears_group: bool,
+    /// The share of what is sent to it that does not come.
+    pub(crate) loses: f64,
     /// Nothing comes or goes.
     pub(crate) cut_off: bool,
     got: BTreeMap<u32, usize>,
@@ -73,6 +77,7 @@ pub(crate) struct Hall {
     count: u64,
     buffer: Vec<u8>,
     seed: u64,
+    losses: fastrand::Rng,
 }
 
 /// Where a desk serves an image.
@@ -93,6 +98,7 @@ impl Hall {
             count: 0,
             buffer: Vec::new(),
             seed,
+            losses: fastrand::Rng::with_seed(seed),
         }
     }
 
@@ -133,6 +139,7 @@ impl Hall {
             sent: 0,
             to: BTreeMap::new(),
             loads: 0,
+            encodes: 0,
             took_over: Vec::new(),
             stepped_back: 0,
         });
@@ -153,6 +160,7 @@ impl Hall {
             address: SocketAddr::from(([10, 0, 1, host], 40_000)),
             golden: Arc::clone(golden),
             hears_group: true,
+            loses: 0.0,
             cut_off: false,
             got: BTreeMap::new(),
             finished: None,
@@ -170,6 +178,12 @@ impl Hall {
     pub(crate) fn send(&mut self, desk: usize, image: usize, from: SocketAddr, datagram: Vec<u8>) {
         let packet = (from, datagram.into());
         self.schedule(self.now, Happening::ToDesk(desk, image, packet));
+    }
+
+    /// A datagram that somebody sends to a guest in the name of a desk.
+    pub(crate) fn whisper(&mut self, guest: usize, desk: SocketAddr, datagram: Vec<u8>) {
+        let packet = (desk, datagram.into());
+        self.schedule(self.now, Happening::ToGuest(guest, packet));
     }
 
     pub(crate) fn run_for(&mut self, time: Duration) {
@@ -293,6 +307,7 @@ impl Hall {
                     loaded,
                     blocks,
                 } => {
+                    desk.encodes += 1;
                     let parity = Parity::of(&loaded, blocks).map(Arc::new);
                     let service = desk.site.service(image).unwrap();
                     service.handle_parity(self.now, object, parity.as_ref());
@@ -331,7 +346,7 @@ impl Hall {
         for place in 0..self.guests.len() {
             let guest = &self.guests[place];
             let reaches = to.map_or(guest.hears_group, |to| to == guest.address);
-            if reaches {
+            if reaches && self.losses.f64() >= guest.loses {
                 let packet = (from, Arc::clone(&datagram));
                 self.schedule(at, Happening::ToGuest(place, packet));
             }

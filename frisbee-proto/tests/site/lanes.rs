@@ -159,3 +159,34 @@ fn objects_are_read_once_for_all_lanes() {
         "{loads} objects read"
     );
 }
+
+#[test]
+fn parity_is_computed_for_the_group_and_all_lanes_together() {
+    for seed in 0..2 {
+        let golden = Golden::usual(12, seed);
+        let mut hall = Hall::new(seed);
+        hall.desk(&[&golden], RATE, ServiceConfig::default());
+        for number in 0..6 {
+            let alone = number < 3;
+            let unicast = match alone {
+                true => Unicast::Always(place(0, 0)),
+                false => Unicast::Never,
+            };
+            let guest = hall.guest(&golden, unicast);
+            hall.guests[guest].hears_group = !alone;
+            hall.guests[guest].loses = 0.03;
+        }
+        hall.run();
+        let stats = hall.desks[0].site.services()[0].stats();
+        let (encodes, objects) = (hall.desks[0].encodes, golden.objects.len() as u64);
+        let streams = (stats.blocks + stats.parity_blocks) as f64 / golden.blocks() as f64;
+        println!(
+            "seed {seed}: {encodes} of {objects} encoded, {stats:?}, {streams:.3} images sent"
+        );
+        assert_eq!(stats.load_failures, 0, "seed {seed}");
+        assert!(stats.parity_blocks > 0, "seed {seed}");
+        assert!(encodes < 2 * objects, "seed {seed}: {encodes} encoded");
+        // One to the group and three to lanes, each repaired; a lane repeats what it lost, 1 / (1 - p).
+        assert!(streams < 4.0 * 1.08, "seed {seed}: {streams} images sent");
+    }
+}

@@ -24,7 +24,8 @@ fn a_standby_is_silent_takes_over_and_steps_back() {
         let primary = hall.desk(&[&golden], RATE, ServiceConfig::default());
         let standby = hall.desk(&[&golden], RATE, waiting());
         for _ in 0..3 {
-            hall.guest(&golden, Unicast::Never);
+            let guest = hall.guest(&golden, Unicast::Never);
+            hall.guests[guest].loses = 0.02;
         }
         hall.run_for(Duration::from_millis(1500));
         assert_eq!(hall.desks[standby].sent, 0, "seed {seed}");
@@ -36,7 +37,9 @@ fn a_standby_is_silent_takes_over_and_steps_back() {
         };
         assert!(at - killed < Duration::from_secs(3), "seed {seed}: {at:?}");
         assert!(silence < Duration::from_secs(3), "seed {seed}: {silence:?}");
-        let sent = hall.desks[standby].site.services()[0].stats().blocks;
+        let stats = hall.desks[standby].site.services()[0].stats();
+        assert!(stats.parity_blocks > 0, "seed {seed}: {stats:?}");
+        let sent = stats.blocks;
         assert!(sent < golden.blocks() * 7 / 10, "seed {seed}: {sent} again");
 
         // The primary is back, as another run.

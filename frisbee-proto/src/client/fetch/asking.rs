@@ -49,7 +49,8 @@ impl<C: Content> Fetch<C> {
     /// Objects under way that are not open: asked for or promised.
     fn coming(&self, now: Instant) -> impl Iterator<Item = u32> + '_ {
         let cursor = self.servers.current().announce.cursor;
-        let window = cursor..cursor.saturating_add(crate::wire::PROMISE_OBJECTS);
+        let end = cursor.saturating_add(crate::wire::PROMISE_OBJECTS);
+        let window = cursor..end.min(self.stock.objects());
         let promised = window
             .filter(move |&object| self.stock.is_lacking(object) && self.promised(now, object));
         let unpromised = self

@@ -27,6 +27,8 @@
 
 mod baseline;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 use std::time::{Duration, Instant};
@@ -59,8 +61,8 @@ const LONGEST_ROUND: Duration = Duration::from_secs(1);
 
 /// A queue that is not taken for one: the jitter of busy machines.
 const QUEUE: Duration = Duration::from_millis(8);
-/// Longest time that is given to a queue to run empty.
-const DRAIN_MOST: Duration = Duration::from_secs(2);
+/// Longest time that is given to a queue to run empty, unless it does.
+const DRAIN_MOST: Duration = Duration::from_secs(4);
 /// The shortest time under way is forgotten after one to two of these.
 const BASE_WINDOW: Duration = Duration::from_secs(60);
 
@@ -94,6 +96,8 @@ enum Phase {
     Startup {
         /// What was delivered in the round before.
         before: u64,
+        /// The most that was delivered in a round that was congested.
+        most: u64,
         /// Rounds at this rate that were congested and have shown nothing.
         doubts: u32,
     },
@@ -107,6 +111,7 @@ enum Phase {
 
 const STARTUP: Phase = Phase::Startup {
     before: 0,
+    most: 0,
     doubts: 0,
 };
 
@@ -126,6 +131,8 @@ pub(super) struct Rate {
     segment: u64,
     /// The part of the limit that is kept beside others, in parts in a million.
     share: u64,
+    /// Whether others are made to give way for a moment, to find out what the path carries.
+    insists: bool,
     rate: u64,
     /// What the path carries, as far as it is known.
     limit: Option<u64>,
@@ -162,6 +169,7 @@ impl Rate {
             ceiling: config.ceiling.unwrap_or(u64::MAX).max(1),
             segment: (SEGMENT_SIZE + config.framing) as u64,
             share: config.priority.share(),
+            insists: config.priority.insists(),
             rate,
             limit: None,
             phase: STARTUP,
@@ -277,11 +285,13 @@ impl Rate {
             falls: queue + QUEUE / 4 < std::mem::replace(&mut self.queue, queue),
         };
         match self.phase {
-            Phase::Startup { before, doubts } if congested => {
-                self.startup_congested(now, before, doubts, trouble);
-            }
+            Phase::Startup {
+                before,
+                most,
+                doubts,
+            } if congested => self.startup_congested(now, (before, most), doubts, trouble),
             Phase::Drain { until } => {
-                if !queued || now >= until {
+                if !queued || (now >= until && !trouble.falls) {
                     self.crowded = queued;
                     self.cruise(now);
                 }
@@ -289,14 +299,15 @@ impl Rate {
             Phase::Probe { from } if congested => self.probe_congested(now, from, trouble),
             Phase::Cruise if congested => self.yields(now, trouble),
             _ if !used => {}
-            Phase::Startup { .. } => {
+            Phase::Startup { most, .. } => {
                 self.rate = self.rate.saturating_mul(2);
                 self.phase = Phase::Startup {
                     before: actual,
+                    most,
                     doubts: 0,
                 };
             }
-            Phase::Probe { from } => self.probe(from),
+            Phase::Probe { from } => self.probe(from, queue),
             Phase::Cruise => self.grow(now),
         }
     }
@@ -332,7 +343,14 @@ impl Rate {
     }
 
     /// The rate was raised to more than the path carries, or others are there.
-    fn startup_congested(&mut self, now: Instant, before: u64, doubts: u32, trouble: Trouble) {
+    fn startup_congested(
+        &mut self,
+        now: Instant,
+        (before, most): (u64, u64),
+        doubts: u32,
+        trouble: Trouble,
+    ) {
+        let most = most.max(trouble.delivered);
         let small = trouble.excess < SEVERE && !trouble.queued;
         // Most of it comes through, and more than before: the queue is that of others, who give way.
         let rises = !small
@@ -347,6 +365,7 @@ impl Rate {
         if rises {
             self.phase = Phase::Startup {
                 before: trouble.delivered,
+                most,
                 doubts: 0,
             };
             self.rate = self.rate.saturating_mul(2);
@@ -355,6 +374,7 @@ impl Rate {
         if doubts < patience {
             self.phase = Phase::Startup {
                 before,
+                most,
                 doubts: doubts + 1,
             };
             return;
@@ -362,11 +382,11 @@ impl Rate {
         self.note_cut(trouble.excess);
         // Beside others too little is measured, never too much.
         let known = self.measured / 10 * 9;
-        if trouble.delivered / 3 * 2 > known {
+        if most / 3 * 2 > known {
             self.remeasure_wait = REMEASURE_FIRST;
         }
         (self.measured, self.measured_at) = (0, now);
-        self.limit = Some(trouble.delivered.max(known).max(FLOOR));
+        self.limit = Some(most.max(known).max(FLOOR));
         self.probe_wait = PROBE_SOON;
         self.drain(now, trouble.queue);
     }
@@ -431,7 +451,7 @@ impl Rate {
     /// Others may hide the limit: where a queue alone tells of it, it is measured anew from time to time.
     fn remeasure(&mut self, now: Instant, limit: u64) {
         let since = now.saturating_duration_since(self.measured_at);
-        if self.crowded && since >= self.remeasure_wait {
+        if self.insists && self.crowded && since >= self.remeasure_wait {
             (self.phase, self.measured) = (STARTUP, limit);
             self.remeasure_wait = (self.remeasure_wait * 2).min(REMEASURE_MOST);
         }
@@ -449,9 +469,10 @@ impl Rate {
         });
     }
 
-    /// Well below the limit until our queue is gone, or should be.
+    /// Well below the limit until our queue is gone, or should be: after four times its length, and that of what was sent
+    /// until now.
     fn drain(&mut self, now: Instant, queue: Duration) {
-        let wait = (queue * 4 + DRAIN_ROUND * 2).min(DRAIN_MOST);
+        let wait = (queue * 6 + DRAIN_ROUND * 2).min(DRAIN_MOST);
         self.phase = Phase::Drain { until: now + wait };
         self.rate = self.limit.unwrap_or(self.rate) / 4 * 3;
     }
@@ -482,8 +503,11 @@ impl Rate {
                 self.rate = (self.rate + limit / steps).min(near);
             }
             self.probed = now;
-        } else if self.rate < self.ceiling
-            && now.saturating_duration_since(self.probed) >= self.probe_wait
+            return;
+        }
+        // So near to the limit without a queue: there is nobody else.
+        self.crowded = false;
+        if self.rate < self.ceiling && now.saturating_duration_since(self.probed) >= self.probe_wait
         {
             self.phase = Phase::Probe { from: limit };
             self.rate = limit;
@@ -491,13 +515,13 @@ impl Rate {
     }
 
     /// The probe's rate was not too much.
-    fn probe(&mut self, from: u64) {
+    fn probe(&mut self, from: u64, queue: Duration) {
         self.limit = self.limit.map(|limit| limit.max(self.rate));
         if self.rate / 23 * 20 > from {
             // The path has changed.
             (self.phase, self.limit, self.probe_wait) = (STARTUP, None, PROBE_FIRST);
         } else {
-            let again = if self.probe_wait == PROBE_SOON {
+            let again = if self.probe_wait == PROBE_SOON && queue <= QUEUE / 4 {
                 self.rate.saturating_sub(from)
             } else {
                 0
