@@ -257,6 +257,7 @@ impl Expected {
             Message::Announce(announce, head) => {
                 fields.is("type", 1);
                 fields.add("announce.flags", word(payload, 48));
+                fields.add("announce.port", word(payload, 52) >> 16);
                 fields.announce(announce);
                 fields.add("announce.head", hex(*head));
             }
@@ -312,8 +313,9 @@ impl Expected {
                 self.add("announce.promised", object);
             }
         }
-        let port = announce.request_address.map_or(0, |address| address.port());
-        self.add("announce.port", port);
+        if let Some(address) = announce.request_address {
+            self.is("announce.port", address.port());
+        }
         match announce.request_address.map(|address| address.ip()) {
             None => self.add("announce.family", 0),
             Some(ip) if ip.is_ipv4() => {
