@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use frisbee_proto::Priority;
-use frisbee_sim::{Bottleneck, Golden, Quality, Setup, World};
+use frisbee_sim::{Bottleneck, Golden, Port, Quality, Setup, World};
+
+use crate::seeds;
 
 const MBIT: u64 = 1_000_000;
 /// Blocks of a chunk, and its bytes on the wire.
