@@ -27,6 +27,7 @@ image and keeps nothing.";
 /// Receive a multicast image and install it onto a disk or into a file
 #[derive(Debug, Parser)]
 #[command(name = "frisbee-client", version, after_long_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+#[command(mut_arg("target", |target| target.required_unless_present_any(["disk", "list_disks", "probe"])))]
 pub struct Cli {
     /// Multicast group (or broadcast address) and UDP port that the server was given
     #[arg(

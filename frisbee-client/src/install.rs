@@ -11,7 +11,7 @@ use frisbee_cli::policy::{LegacyKeys, Wanted};
 use frisbee_cli::progress::{Events, Progress};
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, say, units};
 use frisbee_proto::ClientStats;
-use frisbee_udp::{Group, Interface};
+use frisbee_udp::{DEFAULT_PORT, Group, Interface};
 use imageunzip::{
     Candidate, Event, Expected, Held, ImageId, InstallOptions, Installed, Installer, Origin,
     Report, Stopped, dry_run,
@@ -56,7 +56,7 @@ impl Cli {
         let legacy = self.legacy.keys.load(&keys)?;
         let network = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
         let place = match &self.unicast {
-            Some(server) => Place::Server(place::find_server(server)?),
+            Some(server) => Place::Server(place::find_server(server, DEFAULT_PORT)?),
             None => self.place(self.group.parse().map_err(network)?)?,
         };
         let base_groups: Vec<Group> = self

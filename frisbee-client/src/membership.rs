@@ -15,11 +15,17 @@ const UNQUERIED: Duration = QUERY_INTERVAL.saturating_add(Duration::from_secs(10
 /// a lost report does no harm.
 const REJOIN_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Silence of servers, which announce themselves every second, after which the group is joined anew: an interface that
+/// was without an address for a moment has forgotten its memberships. Less than the 5 s after which unicast is asked for.
+/// Then it is doubled each time, for there may be no server yet.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// Looks after the membership of a socket.
 pub(crate) struct Membership {
     group: Group,
     interface: Interface,
     watch: io::Result<QuerierWatch>,
+    unqueried: Unqueried,
     silence: Silence,
     next_look: Instant,
 }
@@ -34,6 +40,7 @@ impl Membership {
     pub(crate) fn new(now: Instant, group: Group, interface: Interface) -> Self {
         Self {
             watch: QuerierWatch::open(group, &interface),
+            unqueried: Unqueried::new(now),
             silence: Silence::new(now),
             next_look: now + LOOK_INTERVAL,
             group,
@@ -42,7 +49,12 @@ impl Membership {
     }
 
     /// Does what is due.
-    pub(crate) fn look(&mut self, now: Instant, socket: &mut ClientSocket) -> Option<News> {
+    pub(crate) fn look(
+        &mut self,
+        now: Instant,
+        arrived: u64,
+        socket: &mut ClientSocket,
+    ) -> Option<News> {
         if now < self.next_look {
             return None;
         }
@@ -53,14 +65,17 @@ impl Membership {
         if !self.group.is_multicast() {
             return None;
         }
+        if self.silence.look(now, arrived) {
+            // What cannot be joined is seen by the next look at the interface.
+            let _ = socket.rejoin();
+        }
         let heard = self
             .watch
             .as_ref()
             .is_ok_and(|watch| watch.heard().is_some());
-        match self.silence.look(now, heard) {
+        match self.unqueried.look(now, heard) {
             Advice::Nothing => None,
             Advice::Rejoin => {
-                // What cannot be joined is seen by the next look at the interface.
                 let _ = socket.rejoin();
                 None
             }
@@ -120,14 +135,45 @@ enum Advice {
     Warn,
 }
 
-/// How long no querier has been heard.
+/// How long nothing has arrived.
 struct Silence {
+    arrived: u64,
+    since: Instant,
+    patience: Duration,
+}
+
+impl Silence {
+    fn new(now: Instant) -> Self {
+        Self {
+            arrived: 0,
+            since: now,
+            patience: SILENCE,
+        }
+    }
+
+    /// Looks at the number of datagrams that have arrived. Whether it is time to join anew.
+    fn look(&mut self, now: Instant, arrived: u64) -> bool {
+        if arrived != self.arrived {
+            (self.arrived, self.since, self.patience) = (arrived, now, SILENCE);
+            return false;
+        }
+        let is_over = now.saturating_duration_since(self.since) >= self.patience;
+        if is_over {
+            self.since = now;
+            self.patience = (2 * self.patience).min(REJOIN_INTERVAL);
+        }
+        is_over
+    }
+}
+
+/// How long no querier has been heard.
+struct Unqueried {
     since: Instant,
     rejoined: Instant,
     warned: bool,
 }
 
-impl Silence {
+impl Unqueried {
     fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -160,10 +206,10 @@ mod tests {
     /// What is done at which second, if a querier is heard at the seconds of `heard`.
     fn done(heard: &[u64], end: u64) -> Vec<(u64, Advice)> {
         let start = Instant::now();
-        let mut silence = Silence::new(start);
+        let mut unqueried = Unqueried::new(start);
         let advice = (0..=end).map(|second| {
             let now = start + Duration::from_secs(second);
-            (second, silence.look(now, heard.contains(&second)))
+            (second, unqueried.look(now, heard.contains(&second)))
         });
         advice
             .filter(|(_, advice)| *advice != Advice::Nothing)
@@ -190,5 +236,22 @@ mod tests {
             done(&[200], 400),
             [(135, Warn), (195, Rejoin), (335, Rejoin), (395, Rejoin)]
         );
+    }
+
+    #[test]
+    fn silence_is_met_by_joining_ever_more_rarely_until_something_comes() {
+        let start = Instant::now();
+        let mut silence = Silence::new(start);
+        let mut joins = |seconds: std::ops::Range<u64>, arrived: &dyn Fn(u64) -> u64| {
+            let due = |second: &u64| {
+                let now = start + Duration::from_secs(*second);
+                silence.look(now, arrived(*second))
+            };
+            seconds.filter(due).collect::<Vec<_>>()
+        };
+        assert_eq!(joins(0..100, &|_| 0), [3, 9, 21, 45, 93]);
+        assert_eq!(joins(100..300, &|_| 0), [153, 213, 273]);
+        assert_eq!(joins(300..310, &|second| second), []);
+        assert_eq!(joins(310..320, &|_| 309), [312, 318]);
     }
 }

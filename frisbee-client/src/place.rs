@@ -96,10 +96,10 @@ impl Socket {
         matches!(self, Self::Group(..))
     }
 
-    /// Sees to it that the group's datagrams go on to arrive.
-    pub(crate) fn look_after(&mut self, now: Instant) -> Option<News> {
+    /// Sees to it that the group's datagrams go on to arrive. `arrived` counts those that have.
+    pub(crate) fn look_after(&mut self, now: Instant, arrived: u64) -> Option<News> {
         match self {
-            Self::Group(socket, membership) => membership.look(now, socket),
+            Self::Group(socket, membership) => membership.look(now, arrived, socket),
             Self::Direct(_) => None,
         }
     }
@@ -115,7 +115,9 @@ impl Socket {
 
 /// What the client does when nothing useful comes from the group for so many seconds; never, if there are none.
 pub(crate) fn fallback(server: Option<&str>, seconds: u64) -> Result<Unicast, Failure> {
-    let server = server.map(find_server).transpose()?;
+    let server = server
+        .map(|text| find_server(text, DEFAULT_PORT))
+        .transpose()?;
     Ok(match seconds {
         0 => Unicast::Never,
         seconds => Unicast::Fallback {
@@ -125,24 +127,23 @@ pub(crate) fn fallback(server: Option<&str>, seconds: u64) -> Result<Unicast, Fa
     })
 }
 
-/// A server as an operator types it: an address or a name, with or without a port.
-pub(crate) fn find_server(text: &str) -> Result<SocketAddr, Failure> {
+/// A server as an operator types it: an address or a name, with or without another port than `port`.
+pub(crate) fn find_server(text: &str, port: u16) -> Result<SocketAddr, Failure> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
     }
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     if let Ok(ip) = bare.parse::<IpAddr>() {
-        return Ok(SocketAddr::new(ip, DEFAULT_PORT));
+        return Ok(SocketAddr::new(ip, port));
     }
     let found = match text.contains(':') {
         true => text.to_socket_addrs(),
-        false => (text, DEFAULT_PORT).to_socket_addrs(),
+        false => (text, port).to_socket_addrs(),
     };
     let first = found.map(|mut all| all.next());
     first.ok().flatten().ok_or_else(|| {
-        let message = format!(
-            "no server {text:?} is found: give its address, such as 192.168.1.10:{DEFAULT_PORT}"
-        );
+        let message =
+            format!("no server {text:?} is found: give its address, such as 192.168.1.10:{port}");
         Failure::new(Exit::Network, message)
     })
 }
@@ -160,10 +161,10 @@ mod tests {
             ("[2001:db8::1]", "[2001:db8::1]:7001"),
             ("[2001:db8::1]:99", "[2001:db8::1]:99"),
         ] {
-            assert_eq!(find_server(text).unwrap(), address.parse().unwrap());
+            assert_eq!(find_server(text, 7001).unwrap(), address.parse().unwrap());
         }
         for text in ["", "no such host", "10.1.2.3:x", "10.1.2.3:99999"] {
-            let error = find_server(text).unwrap_err();
+            let error = find_server(text, 7001).unwrap_err();
             assert!(error.message.contains("no server"), "{error}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use frisbee_cli::progress::Progress;
@@ -15,6 +15,7 @@ use frisbee_udp::{ClientOptions, ClientSocket, Group, Interface, QuerierWatch, R
 use serde_json::{Value, json};
 
 use crate::Cli;
+use crate::place::find_server;
 
 /// Between two messages that provoke a query of a querier.
 const SOLICIT_INTERVAL: Duration = Duration::from_millis(500);
@@ -39,7 +40,12 @@ struct Probing {
 pub(crate) fn run(cli: &Cli, server: Option<&str>) -> Result<(), Failure> {
     let network = |error: frisbee_udp::Error| Failure::new(Exit::Network, error);
     let group: Group = cli.group.parse().map_err(network)?;
-    let server = server.map(|text| resolve(text, group)).transpose()?;
+    let port = group.address().port();
+    let server = server.map(|text| find_server(text, port)).transpose()?;
+    if server.is_some_and(|server| server.is_ipv6() != group.is_ipv6()) {
+        let text = "the server's address is of another family than the group: give both of IPv4, or both of IPv6";
+        return Err(Failure::new(Exit::Network, text));
+    }
     let interface = Interface::find(cli.interface.as_deref(), group).map_err(network)?;
     interface.can_send_to(group).map_err(network)?;
     let interrupt = Interrupt::watch()?;
@@ -77,28 +83,6 @@ pub(crate) fn run(cli: &Cli, server: Option<&str>) -> Result<(), Failure> {
     }
     runtime.block_on(probing.run(&interrupt))?;
     probing.conclude(&progress, cli.json)
-}
-
-/// The address of a server, on the port of the group unless it says otherwise.
-fn resolve(text: &str, group: Group) -> Result<SocketAddr, Failure> {
-    let failed = |why: &dyn std::fmt::Display| {
-        let text = format!(
-            "{text:?} is not the address of a server ({why}): give ADDRESS or ADDRESS:PORT"
-        );
-        Failure::new(Exit::Network, text)
-    };
-    let found = match text.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, group.address().port())],
-        Err(_) => text
-            .to_socket_addrs()
-            .or_else(|_| (text, group.address().port()).to_socket_addrs())
-            .map_err(|error| failed(&error))?
-            .collect(),
-    };
-    let same = found
-        .into_iter()
-        .find(|address| address.is_ipv6() == group.is_ipv6());
-    same.ok_or_else(|| failed(&"it is of another family than the group"))
 }
 
 impl Probing {

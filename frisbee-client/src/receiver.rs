@@ -317,7 +317,7 @@ impl Drive {
     fn keep_house(&mut self, now: Instant) -> Result<(), Failure> {
         self.housekeeping = now + HOUSEKEEPING;
         self.note_drops();
-        if let Some(news) = self.socket.look_after(now) {
+        if let Some(news) = self.socket.look_after(now, self.client.stats().datagrams) {
             if news.moved {
                 self.drops = self.socket.drop_counters();
             }

@@ -159,16 +159,18 @@ impl Interface {
         }
     }
 
-    /// Checks that the interface says that it can send to a group. (Loopback does not say so, and can.)
+    /// Checks that the interface has a carrier and says that it can send to a group. (Loopback does not say so, and can.)
     ///
     /// # Errors
-    /// [`Error::NoMulticast`]
+    /// [`Error::NoCarrier`], [`Error::NoMulticast`]
     pub fn can_send_to(&self, group: Group) -> Result<(), Error> {
+        let name = || self.name.clone();
+        if !self.running {
+            return Err(Error::NoCarrier { name: name() });
+        }
         match self.multicast || !group.is_multicast() {
             true => Ok(()),
-            false => Err(Error::NoMulticast {
-                name: self.name.clone(),
-            }),
+            false => Err(Error::NoMulticast { name: name() }),
         }
     }
 

@@ -2,6 +2,8 @@
 //! latecomers, and with servers and clients that die.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::class::{self, Class, GROUP};
@@ -11,6 +13,7 @@ use e2e::need::{self, Need};
 use e2e::relay::{Disorder, Relay};
 use e2e::room::Room;
 use e2e::scene::{Scene, nothing_to_boot};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 fn number(event: &Value, field: &str) -> Result<f64> {
@@ -178,6 +181,83 @@ fn a_server_that_dies_and_is_started_again() -> Result<()> {
     Ok(())
 }
 
+/// Long enough for every timer of the client: it has asked for unicast in vain, and said that it waits.
+#[test]
+fn a_server_that_is_away_for_a_while() -> Result<()> {
+    if !need::met(&[Need::Netns]) {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let class = Class::new(2)?;
+    class.lose(10)?;
+    let server = class.serve(&scene, "30M")?;
+    let students = class.students(&scene)?;
+    events::progress(&students[0].client, 30)?;
+    server.kill()?;
+    thread::sleep(Duration::from_secs(15));
+    for student in &students {
+        let told = events::next(&student.client, "message")?;
+        let text = told["text"].as_str().context("no text")?;
+        ensure!(text.contains("is the server still running?"), "{text}");
+    }
+    let server = class.serve(&scene, "30M")?;
+    for student in students {
+        student.graduates(&scene)?;
+    }
+    let sent = number(&class::end(server)?, "sent_per_byte")?;
+    ensure!(
+        sent < 0.9,
+        "the second server began from the start: {sent} bytes per byte of image"
+    );
+    Ok(())
+}
+
+/// A laptop whose lid is closed: the server goes on without it, and it gets the rest afterwards.
+#[test]
+fn a_client_that_sleeps_for_a_while() -> Result<()> {
+    if !need::met(&[Need::Netns]) {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let class = Class::new(2)?;
+    let server = class.serve(&scene, "30M")?;
+    let sleeper = class.student(&scene, 0)?;
+    let witness = class.student(&scene, 1)?;
+    events::progress(&sleeper.client, 20)?;
+    sleeper.client.signal(Signal::SIGSTOP)?;
+    witness.graduates(&scene)?;
+    thread::sleep(Duration::from_secs(3));
+    sleeper.client.signal(Signal::SIGCONT)?;
+    sleeper.graduates(&scene)?;
+    let sent = number(&class::end(server)?, "sent_per_byte")?;
+    // What the sleeper has missed is sent again, and no more.
+    ensure!(sent < 1.85, "{sent} bytes sent per byte of image");
+    Ok(())
+}
+
+#[test]
+fn clients_that_start_all_through_the_transfer() -> Result<()> {
+    if !need::met(&[Need::Netns]) {
+        return Ok(());
+    }
+    let scene = Scene::new(&Recipe::SMALL)?;
+    let class = Class::new(4)?;
+    let server = class.serve(&scene, "30M")?;
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut students = vec![class.student(&scene, 0)?];
+    for number in 1..4 {
+        thread::sleep(Duration::from_millis(random.u64(0..800)));
+        students.push(class.student(&scene, number)?);
+    }
+    for student in students {
+        student.graduates(&scene)?;
+    }
+    let sent = number(&class::end(server)?, "sent_per_byte")?;
+    // One pass, and one for what the latecomers have missed.
+    ensure!(sent < 2.0, "{sent} bytes sent per byte of image");
+    Ok(())
+}
+
 #[test]
 fn another_server_takes_over() -> Result<()> {
     if !need::met(&[Need::Netns]) {
@@ -234,7 +314,7 @@ fn a_client_that_is_told_to_stop() -> Result<()> {
     std::fs::copy(&scene.disk.path, &target)?;
     let student = class::student(&class.clients[0], &scene, target.clone(), GROUP)?;
     events::progress(&student.client, 20)?;
-    student.client.signal(nix::sys::signal::Signal::SIGTERM)?;
+    student.client.signal(Signal::SIGTERM)?;
     let outcome = student.client.wait(e2e::command::LIMIT)?;
     ensure!(
         outcome.code() == Some(130) && outcome.stderr.contains("will not boot"),

@@ -10,6 +10,7 @@
 pub mod age;
 pub mod bombs;
 pub mod chunk;
+pub mod datagram;
 pub mod disk;
 pub mod flips;
 pub mod forge;
@@ -25,7 +26,7 @@ pub mod seeds;
 pub type Target = (&'static str, fn(&[u8]) -> bool);
 
 /// All targets.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     ("header", header::feed),
     ("chunk", chunk::feed),
     ("layout", layout::feed),
@@ -45,4 +46,5 @@ pub const TARGETS: [Target; 19] = [
     ("ufs", disk::ufs),
     ("lvm", disk::lvm),
     ("swap", disk::swap),
+    ("datagram", datagram::feed),
 ];

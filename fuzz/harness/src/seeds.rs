@@ -27,8 +27,17 @@ pub fn all() -> Vec<Seed> {
         wrapped(),
         emulab(),
         crate::disk::seeds(),
+        datagrams(),
     ]
     .concat()
+}
+
+fn datagrams() -> Vec<Seed> {
+    let seeds = crate::datagram::seeds();
+    let named = seeds
+        .into_iter()
+        .map(|(name, bytes)| ("datagram", name, bytes));
+    named.collect()
 }
 
 fn with_byte(byte: u8, bytes: &[u8]) -> Vec<u8> {

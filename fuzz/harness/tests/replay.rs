@@ -51,7 +51,7 @@ macro_rules! replay {
 
 replay!(
     header, chunk, layout, manifest, image, keys, age, ndz, table, ext, xfs, btrfs, fat, exfat,
-    ntfs, f2fs, ufs, lvm, swap
+    ntfs, f2fs, ufs, lvm, swap, datagram
 );
 
 /// The seeds in the repository are those that `examples/seeds.rs` writes; wrapped keys are random.
