@@ -284,9 +284,9 @@ impl Network {
         let decoded = wire::decode(datagram).unwrap();
         if let Some(to) = to {
             match decoded.message {
-                Message::Challenge(token) => {
+                Message::Challenge(challenge) => {
                     assert_eq!(datagram.len(), CHALLENGE_SIZE);
-                    self.challenged.insert(to, token);
+                    self.challenged.insert(to, challenge.token);
                 }
                 _ => assert!(self.challenged.contains_key(&to), "{to} was not challenged"),
             }
