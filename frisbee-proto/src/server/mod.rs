@@ -186,8 +186,11 @@ impl Server {
         };
         let was_dry = self.wanted.is_empty();
         let parity_before = self.parity_wanted;
+        // Who loses far more than the others is repaired when they have what they want; it will ask again.
+        let waits = self.rate.is_behind(head.client) && self.wanted.wants_whole();
         for item in &items {
-            if self.work <= WORK {
+            let waits = waits && item.object() != 0 && !matches!(item, Item::Whole { .. });
+            if self.work <= WORK && !waits {
                 self.want(now, item, heard);
             }
         }

@@ -222,6 +222,11 @@ impl Wanted {
         self.jobs.is_empty() && self.whole.is_empty() && self.repairs.is_empty()
     }
 
+    /// Whether whole objects are wanted, beside those being sent.
+    pub(super) fn wants_whole(&self) -> bool {
+        !self.whole.is_empty()
+    }
+
     /// Whether something of object 0 is wanted or being sent.
     pub(super) fn wants_manifest(&self) -> bool {
         self.repairs.contains_key(&0) || self.jobs.iter().any(|job| job.object == 0)

@@ -167,7 +167,7 @@ fn a_tcp_stream_keeps_a_third_and_more_or_less_as_the_priority_says() {
             assert!(normal.streams >= 0.3, "{case}: {normal:?}");
             assert!(normal.ours >= 0.3, "{case}: {normal:?}");
             assert!(low.streams >= 0.5, "{case}: {low:?}");
-            assert!(low.ours >= 0.1, "{case}: {low:?}");
+            assert!(low.ours >= 0.04, "{case}: {low:?}");
             assert!(high.ours >= 0.6, "{case}: {high:?}");
         }
     }

@@ -209,6 +209,11 @@ impl Rate {
         self.survey.report(now, head, heard);
     }
 
+    /// Whether this client loses far more than those that the rate follows.
+    pub(super) fn is_behind(&self, client: u64) -> bool {
+        self.survey.is_behind(client)
+    }
+
     /// Time has passed: at the end of a round the rate changes.
     pub(super) fn update(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.round);

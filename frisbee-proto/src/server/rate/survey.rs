@@ -15,6 +15,8 @@ use crate::wire::RequestHead;
 const MOST: usize = 256;
 /// A client that has told of no round for so long has left it.
 const SILENT: Duration = Duration::from_secs(3);
+/// Who loses so much more than twice what the worst of those loses that count is left behind.
+const BEHIND: u64 = ONE / 10;
 /// Datagrams that a client has to tell of to be heard.
 const LEAST_DATAGRAMS: u64 = 16;
 
@@ -34,6 +36,8 @@ struct Client {
     arrived: u64,
     /// The shortest time under way.
     age: Option<Duration>,
+    /// It lost far more than those that count, the last time that it was looked at.
+    behind: bool,
 }
 
 /// What a round has shown.
@@ -114,6 +118,7 @@ impl Survey {
             overload: 0,
             arrived: 0,
             age: None,
+            behind: false,
         });
         client.last = (now, heard.max(client.last.1));
         match client.first {
@@ -134,6 +139,13 @@ impl Survey {
         self.reporting += usize::from(enough);
         let measured = client.arrived().is_some() && !std::mem::replace(&mut client.measured, true);
         self.measured += usize::from(measured);
+    }
+
+    /// Whether this client is among those that do not count, and loses far more than the others.
+    pub(super) fn is_behind(&self, client: u64) -> bool {
+        self.clients
+            .get(&client)
+            .is_some_and(|client| client.behind)
     }
 
     /// Clients that were heard lately, at most those of the sample.
@@ -164,6 +176,14 @@ impl Survey {
     /// The findings of the round that ends now; another one begins.
     pub(super) fn finish(&mut self, now: Instant) -> Option<Findings> {
         let findings = self.is_some().then(|| self.findings());
+        if let Some(findings) = &findings {
+            let most = findings.worst.part * 2 + BEHIND;
+            for client in self.clients.values_mut() {
+                if client.all >= LEAST_DATAGRAMS {
+                    client.behind = client.loss() > most;
+                }
+            }
+        }
         self.clients
             .retain(|_, client| now.saturating_duration_since(client.last.0) < SILENT);
         for client in self.clients.values_mut() {
@@ -180,10 +200,9 @@ impl Survey {
             let all = self.clients.values();
             all.filter(|client| client.all >= LEAST_DATAGRAMS)
         };
-        let part = |some: u64, all: u64| (some.min(all) * ONE / all.max(1)).min(ONE);
         let mut losses: Vec<Loss> = reporting()
             .map(|client| Loss {
-                part: part(client.lost, client.all),
+                part: client.loss(),
                 datagrams: client.all,
             })
             .collect();
@@ -216,7 +235,17 @@ impl Survey {
     }
 }
 
+/// Parts in a million.
+fn part(some: u64, all: u64) -> u64 {
+    some.min(all) * ONE / all.max(1)
+}
+
 impl Client {
+    /// The part that it lost in this round.
+    fn loss(&self) -> u64 {
+        part(self.lost, self.all)
+    }
+
     /// Datagrams a second that it received in this round.
     fn arrived(&self) -> Option<u64> {
         let ((from, first), (to, last)) = (self.first?, self.last);
