@@ -9,6 +9,7 @@ use super::Row;
 use super::network::{Batches, Network};
 use super::ours::{Golden, Run, Sink, Start, copied, recipe};
 use super::peers::{Peer, Sent};
+use super::rooms::NOT_COMPRESSED;
 use super::sample::{Sample, Samples};
 use crate::show::per_second;
 
@@ -30,9 +31,6 @@ const GIGABIT: u64 = 1_000_000_000;
 
 /// So much that the beginning and the end count for little.
 const LARGE: Recipe = recipe(3072, 1500);
-
-/// For those who do not look into it.
-const NOT_COMPRESSED: [&str; 2] = ["--codec", "none"];
 
 fn start(sink: Sink, rate: Option<&str>) -> Start<'_> {
     Start {
