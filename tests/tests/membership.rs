@@ -130,9 +130,8 @@ fn an_address_that_is_gone_for_a_moment() -> Result<()> {
         machine
             .netns
             .ip(&format!("address flush dev {INTERFACE}"))?;
-        address_back(machine, &address)?;
-        ensure!(!is_member(machine, INTERFACE)?, "the system remembers it");
-        Ok(())
+        // The system has forgotten the membership, unless the client was so quick that it has joined again.
+        address_back(machine, &address)
     })?;
     Ok(())
 }

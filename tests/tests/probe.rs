@@ -263,31 +263,6 @@ fn a_firewall_of_the_server_drops_replies() -> Result<()> {
     Ok(())
 }
 
-/// The switch is the kernel's bridge, with its own querier and snooping.
-#[test]
-fn a_switch_that_snoops() -> Result<()> {
-    if !need::met(&[Need::Netns]) {
-        return Ok(());
-    }
-    let class = Class::new(2)?;
-    let [member, other] = &class.clients[..] else {
-        anyhow::bail!("two clients");
-    };
-    // It hears nothing of who joins what at the other one's port.
-    other.filter("accept", "meta l4proto igmp drop")?;
-    class.room.switch().ip(
-        "link set bridge type bridge mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 10",
-    )?;
-    let server = server(&class.server)?;
-    let found = works(member, &[])?;
-    ensure!(found["querier"] == "0.0.0.0", "{found}");
-    let words = ["IGMP snooping", "querier"];
-    let found = fails(other, &[], "snooping", &words)?;
-    ensure!(found["all_hosts_datagrams"].as_u64() > Some(0), "{found}");
-    drop(server);
-    Ok(())
-}
-
 #[test]
 fn an_mtu_that_is_too_small() -> Result<()> {
     if !need::met(&[Need::Netns]) {

@@ -127,8 +127,9 @@ mod tests {
             }
             let more = sample(&mut random, part + 50_000, 3000);
             assert!(baseline.excess(more) > 20_000, "{more:?}: {baseline:?}");
+            // It falls at once and rises slowly, so it is rather too low.
             assert!(
-                baseline.level.part.abs_diff(part) <= part / 8 + LEAST,
+                baseline.level.part.abs_diff(part) <= part / 4 + LEAST,
                 "{baseline:?}"
             );
         }
