@@ -222,10 +222,10 @@ impl Network {
         service.handle_datagram(now, from, datagram);
         service.handle_group(now, datagram);
         self.probe_client.handle_datagram(now, from, datagram);
-        self.to_probe_server(from, datagram);
+        self.give_probe_server(from, datagram);
     }
 
-    fn to_probe_server(&mut self, from: SocketAddr, datagram: &[u8]) {
+    fn give_probe_server(&mut self, from: SocketAddr, datagram: &[u8]) {
         *self.asked.entry(from).or_default() += datagram.len() as u64;
         self.probe_server.handle_datagram(self.now, from, datagram);
     }
@@ -253,7 +253,7 @@ impl Network {
                     self.sent += bytes as u64;
                     let buffer = std::mem::take(&mut self.buffer);
                     for datagram in buffer.chunks(transmit.segment) {
-                        self.from_server(to, datagram);
+                        self.hear_server(to, datagram);
                     }
                     self.buffer = buffer;
                 }
@@ -280,7 +280,7 @@ impl Network {
     }
 
     /// Nobody but who has answered a challenge is sent more than a challenge, which is less than a request.
-    fn from_server(&mut self, to: Option<SocketAddr>, datagram: &[u8]) {
+    fn hear_server(&mut self, to: Option<SocketAddr>, datagram: &[u8]) {
         let decoded = wire::decode(datagram).unwrap();
         if let Some(to) = to {
             match decoded.message {
@@ -346,7 +346,7 @@ impl Network {
                 break;
             };
             assert_eq!(buffer.len(), probe_wire::PROBE_SIZE);
-            self.to_probe_server(CLIENT, &buffer);
+            self.give_probe_server(CLIENT, &buffer);
         }
     }
 
