@@ -159,14 +159,50 @@ impl Candidate {
         refuse_same_file(&self.path, self.file.as_ref(), image)
     }
 
-    /// Checks that the disk of this image fits.
+    /// Whether the imaged disk is larger.
+    pub(crate) fn is_smaller(&self, header: &ImageHeader) -> bool {
+        self.size.is_some_and(|size| size < header.disk_bytes())
+    }
+
+    /// Checks what [`Self::fit`] does.
+    pub(crate) fn check(&self, header: &ImageHeader) -> Result<(), Error> {
+        let needed = header.disk_bytes();
+        match self.size.filter(|&size| size < needed) {
+            Some(found) => Err(Error::Larger {
+                path: self.path.clone(),
+                found,
+                needed,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the disk of this image fits completely.
+    ///
+    /// # Errors
+    /// [`Error::SectorSize`], [`Error::Larger`]
+    pub fn fit(self, header: &ImageHeader) -> Result<Target, Error> {
+        let uuid = header.uuid();
+        self.check(header)?;
+        let target = self.fit_length(header.sector_size, Some(header.disk_bytes()))?;
+        Ok(Target {
+            image: Some(uuid),
+            ..target
+        })
+    }
+
+    /// Checks that of the disk of this image, which is larger, the first `least` bytes fit, behind which nothing is
+    /// but what of a partition table moves.
     ///
     /// # Errors
     /// [`Error::SectorSize`], [`Error::TooSmall`]
-    pub fn fit(self, header: &ImageHeader) -> Result<Target, Error> {
+    pub(crate) fn fit_cut(self, header: &ImageHeader, least: u64) -> Result<Target, Error> {
         let uuid = header.uuid();
-        let target = self.fit_length(header.sector_size, Some(header.disk_bytes()))?;
+        let target = self.fit_length(header.sector_size, Some(least))?;
+        let size = target.size.unwrap_or(least);
+        let whole = size - size % u64::from(header.sector_size);
         Ok(Target {
+            edges: Edges::cut(whole, header.disk_bytes()),
             image: Some(uuid),
             ..target
         })

@@ -18,6 +18,8 @@ pub(crate) struct Edges {
     tail_at: u64,
     head: Vec<u8>,
     tail: Vec<u8>,
+    /// Of an imaged disk that is cut off: what stands at its end, for those who read its table, and where.
+    cut: Option<(u64, Vec<u8>)>,
 }
 
 impl Edges {
@@ -30,6 +32,7 @@ impl Edges {
             tail_at: disk_bytes - tail,
             head: vec![0; length(head)],
             tail: vec![0; length(tail)],
+            cut: None,
         }
     }
 
@@ -41,8 +44,30 @@ impl Edges {
         }
     }
 
-    /// Where the disk ends, in bytes.
+    /// The edges of a disk of this many bytes, that gets an image of more.
+    pub(crate) fn cut(disk_bytes: u64, image_bytes: u64) -> Self {
+        let at = image_bytes.saturating_sub(EDGE).max(disk_bytes);
+        let length = usize::try_from(image_bytes - at).unwrap_or(0);
+        Self {
+            cut: Some((at, vec![0; length])),
+            ..Self::new(disk_bytes)
+        }
+    }
+
+    /// Whether the image's end is cut off.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// Where the imaged disk ends, in bytes.
     pub(crate) fn end(&self) -> u64 {
+        match &self.cut {
+            Some((at, bytes)) => at + bytes.len() as u64,
+            None => self.disk_end(),
+        }
+    }
+
+    fn disk_end(&self) -> u64 {
         self.tail_at.saturating_add(self.tail.len() as u64)
     }
 
@@ -73,31 +98,28 @@ impl Edges {
         {
             head.copy_from_slice(in_head);
         }
-        let tail_at = usize::try_from(end.saturating_sub(self.tail_at)).unwrap_or(usize::MAX);
-        if let Some(tail) = self
-            .tail
-            .get_mut(tail_at..tail_at.saturating_add(in_tail.len()))
-        {
-            tail.copy_from_slice(in_tail);
+        let tail = (self.tail_at, &mut self.tail);
+        let cut = self.cut.as_mut().map(|(at, bytes)| (*at, bytes));
+        for (at, kept) in [tail].into_iter().chain(cut) {
+            overlay(at, kept, end, in_tail);
         }
         (start, middle)
     }
 
     /// Copies to `bytes`, which stand at `offset`, what of them is kept.
+    ///
+    /// What is cut off is zeros, but for what is kept of it.
     pub(crate) fn fill(&self, offset: u64, bytes: &mut [u8]) {
-        for (at, kept) in self.parts() {
-            let start = offset.max(at);
-            let end = (offset + bytes.len() as u64).min(at.saturating_add(kept.len() as u64));
-            let range = |base: u64| {
-                let place = |position: u64| usize::try_from(position - base).ok();
-                Some(place(start)?..place(end)?)
-            };
-            if start < end
-                && let Some(to) = range(offset).and_then(|range| bytes.get_mut(range))
-                && let Some(from) = range(at).and_then(|range| kept.get(range))
-            {
-                to.copy_from_slice(from);
+        if self.is_cut() {
+            let behind = self.disk_end().saturating_sub(offset);
+            let behind = usize::try_from(behind).unwrap_or(usize::MAX);
+            if let Some(behind) = bytes.get_mut(behind..) {
+                behind.fill(0);
             }
+        }
+        let cut = self.cut.as_ref().map(|(at, kept)| (*at, &kept[..]));
+        for (at, kept) in self.parts().into_iter().chain(cut) {
+            overlay(offset, bytes, at, kept);
         }
     }
 
@@ -106,6 +128,22 @@ impl Edges {
         let end = offset.saturating_add(length);
         let start = offset.max(self.head.len() as u64).min(end);
         (start, end.min(self.tail_at).max(start))
+    }
+}
+
+/// Copies to `bytes`, which stand at `offset`, what of `from`, which stands at `at`, belongs there.
+fn overlay(offset: u64, bytes: &mut [u8], at: u64, from: &[u8]) {
+    let start = offset.max(at);
+    let end = (offset.saturating_add(bytes.len() as u64)).min(at.saturating_add(from.len() as u64));
+    let range = |base: u64| {
+        let place = |position: u64| usize::try_from(position - base).ok();
+        Some(place(start)?..place(end)?)
+    };
+    if start < end
+        && let Some(to) = range(offset).and_then(|range| bytes.get_mut(range))
+        && let Some(from) = range(at).and_then(|range| from.get(range))
+    {
+        to.copy_from_slice(from);
     }
 }
 

@@ -84,18 +84,43 @@ pub enum Error {
         /// Who uses it.
         user: String,
     },
-    /// The target is smaller than the imaged disk.
+    /// The target is smaller than what it is to get.
     #[error(
-        "{}: has {}, the imaged disk {}: {} more are needed",
-        path.display(), units::size(*found), units::size(*needed), units::size(needed - found)
+        "{}: has {}, what it is to get {}: {} more are needed ({} bytes are the least)",
+        path.display(), units::size(*found), units::size(*needed), units::size(needed - found), needed
     )]
     TooSmall {
         /// The target.
         path: PathBuf,
         /// Its bytes.
         found: u64,
+        /// Bytes that it has to have.
+        needed: u64,
+    },
+    /// The target is smaller than the imaged disk, and it is not known what would be cut off.
+    #[error(
+        "{}: has {}, the imaged disk {}: {} more are needed (if only free space would be cut off, imageunzip does it \
+         with a full image in a file)",
+        path.display(), units::size(*found), units::size(*needed), units::size(needed - found)
+    )]
+    Larger {
+        /// The target.
+        path: PathBuf,
+        /// Its bytes.
+        found: u64,
         /// The imaged disk's bytes.
         needed: u64,
+    },
+    /// The partition table cannot be made to end where the target does.
+    #[error(
+        "{}: the partition table does not fit the smaller disk: {doubt}: the disk is incomplete and will not boot",
+        path.display()
+    )]
+    NotCut {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        doubt: String,
     },
     /// The sectors have another size.
     #[error(
@@ -186,12 +211,14 @@ impl From<Error> for Failure {
             | Error::ReadOnly { .. }
             | Error::InUse { .. }
             | Error::TooSmall { .. }
+            | Error::Larger { .. }
             | Error::SectorSize { .. }
             | Error::SameFile { .. } => Exit::Target,
             Error::Read { .. }
             | Error::Write { .. }
             | Error::Flush { .. }
             | Error::Table { .. }
+            | Error::NotCut { .. }
             | Error::ReadBack { .. } => Exit::Io,
             Error::Incomplete { .. } => Exit::Verification,
             Error::Thread(_) => Exit::Internal,

@@ -10,6 +10,7 @@ mod candidate;
 mod choice;
 mod compare;
 mod contents;
+mod cut;
 mod direct;
 mod discard;
 pub mod dump;

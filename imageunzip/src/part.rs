@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chunkfmt::{Error, ImageIndex, Layout, Opener, Region, Span, Trust};
+use chunkfmt::{Context, Error, ImageIndex, Layout, Opener, Region, Span, Trust};
 use diskmap::ReadAt;
 use frisbee_cli::policy::Keys;
 use frisbee_cli::{Exit, Failure, Interrupt, confirm, units};
@@ -65,18 +65,7 @@ pub(crate) fn run(
     let threads = cli.install.options(0).threads;
     let index = check_file(file, &context, trust, threads, interrupt).map_err(named)?;
     let contents = Contents::new(&context, index.manifest.clone()).map_err(bad)?;
-    let disk = ImageDisk {
-        file,
-        index: &index,
-        contents: &contents,
-        sector_size: header.sector_size,
-        sectors: header.disk_sectors,
-        state: Mutex::new(State {
-            opener: Opener::new(Arc::clone(&context)).map_err(bad)?,
-            chunk: Vec::new(),
-            opened: None,
-        }),
-    };
+    let disk = ImageDisk::new(file, &index, &contents, &context).map_err(bad)?;
     let extent = diskmap::locate(&disk, header.sector_size, number)
         .map_err(|error| named(Failure::new(Exit::Input, error)))?;
     let part = extent.first..extent.end();
@@ -196,7 +185,7 @@ pub(crate) fn clip(layout: &mut Layout, data: &mut Aligned, part: &Range<u64>, s
 }
 
 /// The disk in an image file that was checked. Free space is zeros.
-struct ImageDisk<'a> {
+pub(crate) struct ImageDisk<'a> {
     file: &'a File,
     index: &'a ImageIndex,
     contents: &'a Contents,
@@ -212,7 +201,28 @@ struct State {
     opened: Option<(u32, Layout, Vec<u8>)>,
 }
 
-impl ImageDisk<'_> {
+impl<'a> ImageDisk<'a> {
+    pub(crate) fn new(
+        file: &'a File,
+        index: &'a ImageIndex,
+        contents: &'a Contents,
+        context: &Arc<Context>,
+    ) -> Result<Self, Error> {
+        let header = context.header();
+        Ok(Self {
+            file,
+            index,
+            contents,
+            sector_size: header.sector_size,
+            sectors: header.disk_sectors,
+            state: Mutex::new(State {
+                opener: Opener::new(Arc::clone(context))?,
+                chunk: Vec::new(),
+                opened: None,
+            }),
+        })
+    }
+
     /// Copies to `buffer`, which stands at `offset`, what a chunk has of it.
     fn copy(&self, number: u32, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,6 +28,8 @@ pub(crate) struct Readback {
     direct: Option<File>,
     /// What is shown of chunks instead of what is there: offsets and bytes.
     shown: Vec<(u64, Vec<u8>)>,
+    /// There are zeros behind its end.
+    padded: bool,
 }
 
 /// Memory for direct reads, reused from one to the next.
@@ -60,12 +62,19 @@ impl Readback {
             cached,
             direct,
             shown: Vec::new(),
+            padded: false,
         })
     }
 
-    /// Shows the disk as an image of so many bytes has it, also if its GPT was moved since the disk is larger.
+    /// Shows zeros behind the end of the disk, if `padded`.
+    pub(crate) fn padded(self, padded: bool) -> Self {
+        Self { padded, ..self }
+    }
+
+    /// Shows the disk as an image of so many bytes has it, also if its GPT was moved since the disk is larger, or
+    /// smaller because free space was cut off.
     pub(crate) fn showing_image(mut self, sector_size: u32, image_bytes: u64) -> Self {
-        self.shown = table::as_imaged(&self.cached, sector_size, image_bytes);
+        (self.shown, self.padded) = table::as_imaged(&self.cached, sector_size, image_bytes);
         self
     }
 
@@ -143,6 +152,10 @@ impl Readback {
             // The end of the disk may be anywhere in the last step.
             while done < skip + wanted {
                 match file.read_at(&mut bytes[done..], first + done as u64) {
+                    Ok(0) if self.padded => {
+                        bytes[done..].fill(0);
+                        return Ok(());
+                    }
                     Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                     Ok(more) => done += more,
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -115,13 +115,17 @@ pub fn dry_run(title: &str, target: &Target, total: u64, held: &Held) -> (String
             units::size(held.bytes)
         ),
     };
+    let cut = match target.cut_bytes() {
+        0 => String::new(),
+        cut => format!(", {} free at its end cut off", units::size(cut)),
+    };
     let line = format!(
-        "{}: {title} would be installed: {data} to write{held_text}; nothing was written",
+        "{}: {title} would be installed: {data} to write{held_text}{cut}; nothing was written",
         target.path().display()
     );
     let fields = json!({
         "dry_run": true, "total_bytes": total, "kept_chunks": held.count, "kept_bytes": held.bytes,
-        "destroys": target.holds_data(),
+        "destroys": target.holds_data(), "cut_bytes": target.cut_bytes(),
     });
     (line, fields)
 }

@@ -109,7 +109,7 @@ impl Target {
         };
         let edges = &self.edges;
         // A GPT that was moved to the end of a larger disk is moved again.
-        let shown = table::as_imaged(file, self.sector_size, edges.end());
+        let (shown, _) = table::as_imaged(file, self.sector_size, edges.end());
         let regions = layouts.into_iter().flat_map(|layout| &layout.regions);
         for region in regions {
             let (start, end) = (region.first * sector_size, region.end() * sector_size);
@@ -117,7 +117,13 @@ impl Target {
             for (offset, end) in [(start, from), (to, end)] {
                 let length = usize::try_from(end - offset).unwrap_or(usize::MAX);
                 let mut bytes = vec![0; length];
-                file.read_exact_at(&mut bytes, offset)
+                // What is cut off is zeros.
+                let there = match edges.is_cut() {
+                    true => self.size.unwrap_or(0).saturating_sub(offset),
+                    false => u64::MAX,
+                };
+                let there = usize::try_from(there).unwrap_or(usize::MAX).min(length);
+                file.read_exact_at(&mut bytes[..there], offset)
                     .map_err(|source| Error::Read {
                         path: self.path.clone(),
                         offset,
@@ -130,6 +136,14 @@ impl Target {
         Ok(())
     }
 
+    /// Bytes of the imaged disk that are cut off.
+    pub fn cut_bytes(&self) -> u64 {
+        match (self.edges.is_cut(), self.size) {
+            (true, Some(size)) => self.edges.end() - size,
+            _ => 0,
+        }
+    }
+
     /// Says what is to be changed in the partition table, before it is written.
     pub fn change_table(&mut self, edit: Edit) {
         self.edit = edit;
@@ -138,7 +152,10 @@ impl Target {
     /// Where data may go.
     pub fn window(&self) -> Window {
         Window {
-            bytes: self.size.unwrap_or(FILE_MAX),
+            bytes: match self.edges.is_cut() {
+                true => self.edges.end(),
+                false => self.size.unwrap_or(FILE_MAX),
+            },
             sector_size: self.sector_size,
             partition: self.partition,
         }
@@ -332,6 +349,7 @@ impl Disk {
             source,
         };
         let disk = Readback::new(&self.file).map_err(|source| read_error(0, source))?;
+        let disk = disk.padded(self.edges.is_cut());
         let next = AtomicUsize::new(0);
         let verify = || -> Result<(), Error> {
             let (mut data, mut room) = (Vec::new(), Room::default());
@@ -521,6 +539,12 @@ impl Disk {
             path: self.path.clone(),
             error,
         })?;
+        if let Some(doubt) = edited.doubt.as_ref().filter(|_| self.edges.is_cut()) {
+            return Err(Error::NotCut {
+                path: self.path.clone(),
+                doubt: doubt.clone(),
+            });
+        }
         for (offset, bytes) in &edited.writes {
             let inside = usize::try_from(end.saturating_sub(*offset)).unwrap_or(usize::MAX);
             let (inside, behind) = bytes.split_at(inside.min(bytes.len()));

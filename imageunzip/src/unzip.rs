@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chunkfmt::{Context, Error, ImageIndex, ImageReader, Next, Trust};
+use chunkfmt::{ChunkFormat, Context, Error, ImageIndex, ImageReader, Next, Trust};
 use clap::Parser;
 use frisbee_cli::policy::{KeyOptions, Keys, LegacyOptions, TrustOptions, Wanted};
 use frisbee_cli::progress::Events;
@@ -17,9 +17,10 @@ use crate::choice::TargetArgs;
 use crate::contents::{Contents, Held, Image};
 use crate::layers::{Base, Layers};
 use crate::options::InstallArgs;
+use crate::part::ImageDisk;
 use crate::run::{Feed, Installation, Title};
 use crate::source::{Source, check_file, read_all};
-use crate::{Expected, Format, Target, legacy, part, stream};
+use crate::{Candidate, Expected, Format, Target, cut, legacy, part, stream};
 
 const EXAMPLES: &str = "Examples:
   imageunzip --trust owner.pub --key content.key golden.frz /dev/sdb
@@ -155,30 +156,48 @@ impl Cli {
         let bad = |error: Error| named(error.into());
         let options = self.install.options(0);
         let mut reader = source.reader(trust, interrupt).map_err(bad)?;
-        let context = keys.context(reader.header_bytes(), trust).map_err(named)?;
+        let context = Arc::new(keys.context(reader.header_bytes(), trust).map_err(named)?);
         let header = context.header();
         self.wanted.check(header).map_err(bad)?;
         let layers = self.layers(&context, trust, keys).map_err(named)?;
-        let mut target = Target::open(&self.target, header)?;
-        let destroys = target.holds_data() && !self.install.dry_run;
+        let candidate = Candidate::open(&self.target)?;
+        // What is at the end of the disk is only known of an image that can be read twice.
+        let may_cut = candidate.is_smaller(header)
+            && source.seekable().is_some()
+            && header.base.is_none()
+            && header.chunk_format == ChunkFormat::Frz
+            && !self.install.after.keeps_gpt();
+        if !may_cut {
+            candidate.check(header)?;
+        }
+        let destroys = candidate.holds_data() && !self.install.dry_run;
         if destroys {
             confirm::can_be_confirmed(&self.target, self.install.yes)?;
         }
         for file in layers.files() {
-            target.refuse_same_file(file)?;
+            candidate.refuse_same_file(file)?;
         }
         for path in self.trust.trust.iter().chain(self.keys.files()) {
             if let Ok(file) = File::open(path) {
-                target.refuse_same_file(&file)?;
+                candidate.refuse_same_file(&file)?;
             }
         }
         layers.check(trust, options.threads, interrupt)?;
-        let (chunks, held) = match source.seekable() {
+        let (chunks, held, target) = match source.seekable() {
             Some(file) => {
-                target.refuse_same_file(file)?;
+                candidate.refuse_same_file(file)?;
                 let index =
                     check_file(file, &context, trust, options.threads, interrupt).map_err(named)?;
                 let contents = Contents::new(&context, index.manifest.clone()).map_err(bad)?;
+                let mut target = match may_cut {
+                    true => {
+                        let disk =
+                            ImageDisk::new(file, &index, &contents, &context).map_err(bad)?;
+                        let least = cut::least(&disk, header.sector_size, interrupt);
+                        candidate.fit_cut(header, least.map_err(named)?)?
+                    }
+                    false => candidate.fit(header)?,
+                };
                 let image = Image {
                     context: &context,
                     with_bases: !layers.is_empty(),
@@ -199,7 +218,7 @@ impl Cli {
                     index: Box::new(index),
                     contents,
                 };
-                (chunks, held)
+                (chunks, held, target)
             }
             None => {
                 // Who repeats a header that was signed once must not make a disk be wiped: something of the image has
@@ -216,7 +235,8 @@ impl Cli {
                     return Err(named(Failure::new(Exit::Usage, message)));
                 }
                 let first = (next, chunk);
-                (Chunks::Pipe { reader, first }, Held::default())
+                let target = candidate.fit(header)?;
+                (Chunks::Pipe { reader, first }, Held::default(), target)
             }
         };
         if destroys {
@@ -231,7 +251,7 @@ impl Cli {
         Ok(Prepared {
             cli: self,
             name,
-            context: Arc::new(context),
+            context,
             layers,
             target,
             chunks,

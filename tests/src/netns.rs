@@ -54,11 +54,12 @@ impl Netns {
     /// The same command, to be run in it.
     ///
     /// # Errors
-    /// If `ip` is not installed.
+    /// If `nsenter` is not installed.
     pub fn command(&self, inner: &Command) -> Result<Command> {
-        let mut command = system("ip")?;
+        // `ip netns exec` would give it mounts of its own, which keep other tests' filesystems mounted.
+        let mut command = system("nsenter")?;
         command
-            .args(["netns", "exec", &self.name])
+            .arg(format!("--net=/run/netns/{}", self.name))
             .arg(inner.get_program())
             .args(inner.get_args());
         Ok(command)

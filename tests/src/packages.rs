@@ -74,6 +74,7 @@ pub const TOOLS: &[(&str, &str)] = &[
     ("mount", "mount"),
     ("mount.exfat-fuse", "exfat-fuse"),
     ("nft", "nftables"),
+    ("nsenter", "util-linux"),
     ("ntfs-3g", "ntfs-3g"),
     ("ntfsfix", "ntfs-3g"),
     ("ntfsresize", "ntfs-3g"),

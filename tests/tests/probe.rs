@@ -263,6 +263,48 @@ fn a_firewall_of_the_server_drops_replies() -> Result<()> {
     Ok(())
 }
 
+/// The second one first hears that a run is over, which was not made for it.
+#[test]
+fn one_client_after_another() -> Result<()> {
+    if !need::met(&[Need::Netns]) {
+        return Ok(());
+    }
+    let class = Class::new(2)?;
+    let server = server(&class.server)?;
+    for client in &class.clients {
+        works(client, &[])?;
+    }
+    drop(server);
+    Ok(())
+}
+
+/// The switch is the kernel's bridge, with its own querier and snooping.
+#[test]
+fn a_switch_that_snoops() -> Result<()> {
+    if !need::met(&[Need::Netns]) {
+        return Ok(());
+    }
+    let class = Class::new(2)?;
+    let [member, other] = &class.clients[..] else {
+        anyhow::bail!("two clients");
+    };
+    // It hears nothing of who joins what at the other one's port.
+    other.filter("accept", "meta l4proto igmp drop")?;
+    // It passes on everything until members have had this long to answer, in hundredths of a second.
+    let switch = class.room.switch();
+    switch.ip("link set bridge type bridge mcast_query_response_interval 10")?;
+    switch.ip("link set bridge type bridge mcast_snooping 1 mcast_querier 1")?;
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let server = server(&class.server)?;
+    let found = works(member, &[])?;
+    ensure!(found["querier"] == "0.0.0.0", "{found}");
+    let words = ["IGMP snooping", "querier"];
+    let found = fails(other, &[], "snooping", &words)?;
+    ensure!(found["all_hosts_datagrams"].as_u64() > Some(0), "{found}");
+    drop(server);
+    Ok(())
+}
+
 #[test]
 fn an_mtu_that_is_too_small() -> Result<()> {
     if !need::met(&[Need::Netns]) {

@@ -4,7 +4,7 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{Edit, Edited, Fresh, Stop, extent, grown_end, wiped_end};
+use super::{Bounds, Edit, Edited, Fresh, Stop, extent, grown_end, wiped_end};
 use crate::extent::Extent;
 use crate::gpt::{self, CRC, Gpt, RawEntry, RawHeader};
 use crate::mbr::Mbr;
@@ -86,6 +86,22 @@ pub(super) fn edit(
             .push(sealed(disk, sector_size, header, old_lba, checksum)?);
     }
     Ok(())
+}
+
+/// What of the disk must not be cut off.
+pub(super) fn bounds(disk: &Window<'_>, sector_size: u32, found: &Table) -> Result<Bounds, Stop> {
+    let sectors = disk.len().checked_div(sector_size.into()).unwrap_or(0);
+    let (primary, backup) = read(disk, sector_size, sectors, found)?;
+    // That it can be changed.
+    protective(disk, sectors, sectors)?;
+    let usable = primary.header.last_usable_lba.get().saturating_add(1);
+    let ends = found.slices.iter().map(|slice| slice.extent.end());
+    let first = primary.header.first_usable_lba.get().saturating_add(1);
+    Ok(Bounds {
+        end: ends.max().unwrap_or(0).max(first),
+        behind: sectors.saturating_sub(usable),
+        backup: backup.reserved.to_vec(),
+    })
 }
 
 /// Reads both halves and checks that they say the same, at the two ends of the disk.

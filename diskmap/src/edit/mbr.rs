@@ -4,7 +4,7 @@
 
 use zerocopy::IntoBytes;
 
-use super::{Edit, Edited, Fresh, Stop, extent, grown_end, wiped_end};
+use super::{Bounds, Edit, Edited, Fresh, Stop, extent, grown_end, wiped_end};
 use crate::extent::Extent;
 use crate::mbr::{self, DISK_SIGNATURE, Mbr, Slot};
 use crate::source::Window;
@@ -66,6 +66,19 @@ pub(super) fn edit(
         }
     }
     Ok(())
+}
+
+/// What of the disk must not be cut off.
+pub(super) fn bounds(disk: &Window<'_>, sector_size: u32, found: &Table) -> Result<Bounds, Stop> {
+    let table = Mbr::read(disk)?.ok_or_else(|| Stop::doubt("the MBR cannot be read again"))?;
+    let listed = table.partitions(disk, sector_size)?;
+    let partitions = found.slices.iter().map(|slice| slice.extent.end());
+    let ends = partitions.chain(listed.containers.iter().map(Extent::end));
+    Ok(Bounds {
+        end: ends.max().unwrap_or(0),
+        behind: 0,
+        backup: Vec::new(),
+    })
 }
 
 /// Lets a partition, and those that it is inside of, reach to the end of the target.

@@ -124,6 +124,46 @@ pub fn edit(disk: &dyn ReadAt, sector_size: u32, edit: &Edit) -> Result<Edited, 
     Ok(edited)
 }
 
+/// What of a disk with a partition table must not be cut off. All numbers are in sectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Where the last partition ends.
+    pub end: u64,
+    /// What the table needs behind it.
+    pub behind: u64,
+    /// The backup GPT, which moves.
+    pub backup: Vec<Extent>,
+}
+
+/// Finds out what the end of a disk is good for. `None` if it has no table, or one that is in doubt.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read.
+pub fn bounds(disk: &dyn ReadAt, sector_size: u32) -> Result<Option<Bounds>, Error> {
+    let window = Window::disk(disk);
+    let found = match table::read(&window, sector_size) {
+        Ok(found) => found,
+        Err(Fault::Io(error)) => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    let in_doubt = !found.warnings.is_empty()
+        || found.hybrid
+        || found.slices.iter().any(|slice| slice.untrusted.is_some());
+    if in_doubt {
+        return Ok(None);
+    }
+    let bounds = match found.kind {
+        TableKind::Gpt => gpt::bounds(&window, sector_size, &found),
+        TableKind::Mbr => mbr::bounds(&window, sector_size, &found),
+        TableKind::None => return Ok(None),
+    };
+    match bounds {
+        Ok(bounds) => Ok(Some(bounds)),
+        Err(Stop::Fault(Fault::Io(error))) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 /// What stands in a region, by its signatures, as messages call it: `ext`, `XFS`, `FAT`. None if nothing is known, or
 /// if two things claim it.
 ///

@@ -8,6 +8,9 @@ use super::wire::{self, Phase, Probe, ProbeDatagram, Reply, Way};
 use super::{INTERVAL, PRESENT, ProbeOutput, ProbeTarget};
 use crate::wire::{Message, decode};
 
+/// From joining the group to the first reply, which makes a run begin: with a querier of IGMPv2 about, Linux reports a
+/// membership within a second of joining (RFC 2236, section 3), and before that a switch that snoops passes nothing on.
+const SETTLE: Duration = Duration::from_millis(1200);
 /// From the first sign of a server on, so long may it take until a run begins: another one may be under way.
 const BEGIN: Duration = Duration::from_secs(15);
 /// A server that multicasts without answering is given this long.
@@ -20,7 +23,7 @@ const SILENCE: Duration = Duration::from_millis(800);
 /// How a client probes.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeClientConfig {
-    /// How long to wait for the first sign of a server.
+    /// How long to wait for the first sign of a server; 2.4 s at least.
     pub patience: Duration,
     /// A server to ask if nothing comes by itself.
     pub server: Option<SocketAddr>,
@@ -78,7 +81,7 @@ pub struct ProbeClient {
 }
 
 impl ProbeClient {
-    /// A client that has heard nothing.
+    /// A client that has just joined the group and has heard nothing.
     pub fn new(now: Instant, config: ProbeClientConfig) -> Self {
         Self {
             client: fastrand::Rng::with_seed(config.seed).u64(1..),
@@ -94,7 +97,7 @@ impl ProbeClient {
             last_answer: None,
             last_group: None,
             run_over: None,
-            next_reply: now,
+            next_reply: now + SETTLE,
             pending: Vec::new(),
             report: Report::default(),
             finished: false,
@@ -167,6 +170,7 @@ impl ProbeClient {
         if probe.run != self.run {
             self.run = probe.run;
             (self.steps, self.takes_part, self.run_over) = (Vec::new(), false, None);
+            self.phase = Phase::Idle;
         }
         if probe.run == 0 {
             return;
@@ -242,7 +246,8 @@ impl ProbeClient {
             .chain(self.config.server.filter(|_| server.is_none()));
         targets.extend(asked.map(ProbeTarget::Unicast));
         // Some times even if it has: it says what has reached it.
-        let young = now.saturating_duration_since(self.first.unwrap_or(now)) < 3 * INTERVAL;
+        let heard = self.first.unwrap_or(now).max(self.started + SETTLE);
+        let young = now.saturating_duration_since(heard) < 3 * INTERVAL;
         if self.last_answer.is_none() || young {
             targets.extend([ProbeTarget::Group, ProbeTarget::Broadcast]);
         }
@@ -286,7 +291,7 @@ impl ProbeClient {
     /// When the probe is over if nothing more comes.
     fn deadline(&self) -> Instant {
         let (Some(first), Some(last)) = (self.first, self.last) else {
-            return self.started + self.config.patience;
+            return self.started + self.config.patience.max(2 * SETTLE);
         };
         if let (true, Some(over)) = (self.takes_part, self.run_over) {
             return over + LINGER;

@@ -106,6 +106,11 @@ impl AfterArgs {
         Ok(())
     }
 
+    /// Whether the backup GPT stays where it is.
+    pub(crate) fn keeps_gpt(&self) -> bool {
+        self.keep_gpt
+    }
+
     /// What changes in the partition table.
     ///
     /// # Errors

@@ -38,9 +38,12 @@ impl ReadAt for Finished<'_> {
     }
 }
 
+/// Bytes of a disk, and their offsets.
+type Patches = Vec<(u64, Vec<u8>)>;
+
 /// What of a disk was changed for its size when an image of so many bytes was installed on it: offsets, and the bytes as
-/// they are in the image. Nothing if nothing was, or if that cannot be told.
-pub(crate) fn as_imaged(file: &File, sector_size: u32, image_bytes: u64) -> Vec<(u64, Vec<u8>)> {
+/// they are in the image, and whether the image's end was cut off. Nothing if nothing was, or if that cannot be told.
+pub(crate) fn as_imaged(file: &File, sector_size: u32, image_bytes: u64) -> (Patches, bool) {
     changed_back(file, sector_size, image_bytes).unwrap_or_default()
 }
 
@@ -48,15 +51,17 @@ fn changed_back(
     mut file: &File,
     sector_size: u32,
     image_bytes: u64,
-) -> io::Result<Vec<(u64, Vec<u8>)>> {
+) -> io::Result<(Patches, bool)> {
     let bytes = file.seek(SeekFrom::End(0))?;
     let size = u64::from(sector_size);
     let disk = Disk {
         file: file.try_clone()?,
         bytes: bytes - bytes % size,
     };
-    if disk.bytes <= image_bytes {
-        return Ok(Vec::new());
+    let is_cut = disk.bytes < image_bytes;
+    let bounds = || diskmap::edit::bounds(&disk, sector_size).map_err(io::Error::other);
+    if disk.bytes == image_bytes || (is_cut && bounds()?.is_none()) {
+        return Ok(Default::default());
     }
     let back = Edit {
         target_sectors: image_bytes / size,
@@ -66,7 +71,7 @@ fn changed_back(
     let edited = diskmap::edit::edit(&disk, sector_size, &back).map_err(io::Error::other)?;
     let mut writes = edited.writes;
     writes.retain(|(offset, bytes)| offset + bytes.len() as u64 <= image_bytes);
-    Ok(writes)
+    Ok((writes, is_cut && edited.doubt.is_none()))
 }
 
 /// Puts what [`as_imaged`] has found over bytes that were read at `offset`.
