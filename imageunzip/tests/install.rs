@@ -256,7 +256,7 @@ fn targets_that_do_not_fit_are_refused_untouched() {
             .unwrap_err()
     };
     dirty(&path, image.disk.len() - 1);
-    assert!(matches!(refuse(&path), Error::TooSmall { .. }));
+    assert!(matches!(refuse(&path), Error::Larger { .. }));
     assert!(fs::read(&path).unwrap().iter().all(|&byte| byte == 0xDD));
 
     dirty(&path, image.disk.len());

@@ -3,11 +3,15 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::background::Background;
 use e2e::command::{LIMIT, must, run, tool};
 use e2e::disk::{Recipe, Table};
+use e2e::image::Keys;
 use e2e::loop_device::LoopDevice;
 use e2e::need::{self, Need};
 use e2e::ranges;
@@ -117,6 +121,106 @@ fn on_a_device() -> Result<()> {
 }
 
 #[test]
+fn sectors_of_4096_bytes() -> Result<()> {
+    if !need::met(&[Need::Loop]) {
+        return Ok(());
+    }
+    let golden = Recipe {
+        sector_size: 4096,
+        ..Recipe::SMALL
+    }
+    .cached()?;
+    let directory = e2e::scratch::directory()?;
+    let keys = Keys::make(directory.path())?;
+    let (disk, image) = (
+        directory.path().join("disk"),
+        directory.path().join("golden.frz"),
+    );
+    fs::copy(&golden.path, &disk)?;
+    let bytes = golden.bytes + 64 * MIB;
+    let file = File::options().write(true).open(&disk)?;
+    file.set_len(bytes)?;
+    let source = LoopDevice::attach(&disk, 4096)?;
+    must("sgdisk", [Path::new("-e"), source.path()])?;
+    file.write_all_at(&vec![0; 1 << 20], golden.bytes - MIB)?;
+    keys.zip(source.path(), &image)?;
+    drop(source);
+    for less in [4096, 32 * MIB] {
+        let small = directory.path().join("small");
+        File::create(&small)?.set_len(bytes - less)?;
+        let target = LoopDevice::attach(&small, 4096)?;
+        let mut unzip = keys.imageunzip()?;
+        unzip.arg("--verify").arg(&image).arg(target.path());
+        run(unzip)?.success()?;
+        let text = must("sgdisk", [Path::new("-v"), target.path()])?;
+        ensure!(text.contains("No problems found"), "{text}");
+        drop(target);
+        golden.ext.on(&small).holds(&golden.content)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_left_behind_the_last_partition_is_given_to_it() -> Result<()> {
+    if !need::met(&[Need::Loop]) {
+        return Ok(());
+    }
+    for table in [Table::Gpt, Table::Mbr] {
+        let (scene, _directory) = scene(table, |_| Ok(()))?;
+        let target = scene.used_disk_of("small", scene.disk.bytes - 32 * MIB)?;
+        let mut unzip = scene.imageunzip(&target)?;
+        unzip.arg("--grow");
+        run(unzip)?.success()?;
+        match table {
+            Table::Gpt => {
+                let text = must("sgdisk", [Path::new("-v"), &target])?;
+                ensure!(text.contains("No problems found"), "{text}");
+            }
+            _ => drop(must("sfdisk", [Path::new("--verify"), &target])?),
+        }
+        let ext = scene.disk.ext.on(&target);
+        ext.check()?;
+        ext.holds(&scene.disk.content)?;
+        let text = must("dumpe2fs", ["-h", &ext.name()])?;
+        let field = |name: &str| -> Result<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            Ok(line.context("no such field")?.trim().parse()?)
+        };
+        let bytes = field("Block count:")? * field("Block size:")?;
+        let room = scene.disk.bytes - 32 * MIB - scene.disk.ext.offset;
+        ensure!(
+            bytes <= room && bytes + 2 * MIB >= room,
+            "{table:?}: {bytes} of {room}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn killed_and_repeated() -> Result<()> {
+    let (scene, _directory) = scene(Table::Gpt, |_| Ok(()))?;
+    let target = scene.path("small");
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..10 {
+        scene.used_disk_of("small", scene.disk.bytes - 32 * MIB)?;
+        let mut unzip = scene.imageunzip(&target)?;
+        let mut child = unzip.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        thread::sleep(Duration::from_millis(random.u64(0..600)));
+        child.kill()?;
+        child.wait()?;
+        let mut head = [0; 1024];
+        File::open(&target)?.read_exact_at(&mut head, 0)?;
+        if head[510..].starts_with(&[0x55, 0xaa]) || head[512..].starts_with(b"EFI PART") {
+            same(&scene, &target).context("a table before everything is there")?;
+        }
+        run(scene.imageunzip(&target)?)?.success()?;
+        sound(&scene, Table::Gpt, &target)?;
+        same(&scene, &target)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_dry_run_says_so_and_writes_nothing() -> Result<()> {
     let (scene, _directory) = scene(Table::Gpt, |_| Ok(()))?;
     let target = scene.used_disk_of("small", scene.disk.bytes - 32 * MIB)?;
@@ -143,16 +247,17 @@ fn refused(scene: &Scene, bytes: u64, reason: &str) -> Result<()> {
 
 #[test]
 fn what_is_used_is_not_cut_off() -> Result<()> {
-    // Behind the last partition a GPT takes 33 sectors.
     let (gpt, _directory) = scene(Table::Gpt, |_| Ok(()))?;
     let text = must("sfdisk", [Path::new("--json"), &gpt.disk.path])?;
     let table: serde_json::Value = serde_json::from_str(&text)?;
-    let partitions = table["partitiontable"]["partitions"].as_array().cloned();
+    let table = &table["partitiontable"];
+    let partitions = table["partitions"].as_array().context("no partitions")?;
     let end = partitions
-        .into_iter()
-        .flatten()
-        .filter_map(|partition| Some(partition["start"].as_u64()? + partition["size"].as_u64()?));
-    let least = (end.max().unwrap_or(0) + 33) * 512;
+        .iter()
+        .filter_map(|partition| Some(partition["start"].as_u64()? + partition["size"].as_u64()?))
+        .max();
+    let usable = table["lastlba"].as_u64().context("no last sector")? + 1;
+    let least = end.context("no partition")? * 512 + gpt.disk.bytes - usable * 512;
     for bytes in [least - 1, least - 512, least / 2] {
         refused(&gpt, bytes, &format!("{least} bytes are the least"))?;
     }
