@@ -76,10 +76,10 @@ impl ImageFile {
     }
 
     /// Reads and hashes one object: 0 is the manifest object, `i + 1` is the chunk at place `i` of those that the
-    /// image has.
+    /// image has. `memory` is where to, whatever it holds.
     ///
     /// Nothing says that the bytes are still those that the manifest names; their root does.
-    pub(crate) fn load(&self, object: u32) -> io::Result<Loaded> {
+    pub(crate) fn load(&self, object: u32, memory: Vec<u8>) -> io::Result<Loaded> {
         let bytes = match object.checked_sub(1) {
             None => self.index.manifest_object.clone(),
             Some(place) => {
@@ -87,7 +87,8 @@ impl ImageFile {
                 let chunk = chunk.and_then(|place| self.chunks.get(place));
                 let chunk = *chunk.ok_or(io::ErrorKind::NotFound)?;
                 let (offset, length) = self.index.chunk(chunk).ok_or(io::ErrorKind::NotFound)?;
-                let mut bytes = vec![0; length];
+                let mut bytes = memory;
+                bytes.resize(length, 0);
                 self.file.read_exact_at(&mut bytes, offset)?;
                 bytes
             }

@@ -67,6 +67,8 @@ pub trait Content: fmt::Debug + Sized {
 /// All bytes, all hashes.
 #[derive(Debug)]
 pub struct Kept {
+    /// As far as the last block that has come. What comes in order is written once; clearing everything beforehand took a
+    /// fifth of a receiver's time at 700 MB/s.
     bytes: Vec<u8>,
     parity: Vec<(u16, Box<[u8; BLOCK_SIZE]>)>,
 }
@@ -98,15 +100,19 @@ impl Content for Kept {
     fn new(info: &ObjectInfo) -> Option<Self> {
         let bytes = usize::try_from(info.blocks).ok()?.checked_mul(BLOCK_SIZE)?;
         Some(Self {
-            bytes: vec![0; bytes],
+            bytes: Vec::with_capacity(bytes),
             parity: Vec::new(),
         })
     }
 
     fn put(&mut self, block: u32, payload: &[u8; BLOCK_SIZE]) {
         let start = block as usize * BLOCK_SIZE;
-        if let Some(place) = self.bytes.get_mut(start..start + BLOCK_SIZE) {
-            place.copy_from_slice(payload);
+        match self.bytes.get_mut(start..start + BLOCK_SIZE) {
+            Some(place) => place.copy_from_slice(payload),
+            None => {
+                self.bytes.resize(start, 0);
+                self.bytes.extend_from_slice(payload);
+            }
         }
     }
 

@@ -111,6 +111,11 @@ impl Loaded {
         }
     }
 
+    /// The object's bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Whether these are the bytes of that object.
     pub(super) fn is(&self, info: &ObjectInfo) -> bool {
         self.tree.shape().blocks() == info.blocks && self.tree.root() == info.root
