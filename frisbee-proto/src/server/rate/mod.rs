@@ -26,6 +26,7 @@
 //! is left out and finished by late passes. Without reports the rate is halved every second, as there.
 
 mod baseline;
+mod stragglers;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ mod timeline;
 use std::time::{Duration, Instant};
 
 use self::baseline::Baseline;
+use self::stragglers::Stragglers;
 use self::survey::{Findings, Survey};
 use super::{ServerConfig, pacing};
 use crate::wire::{RequestHead, SEGMENT_SIZE};
@@ -141,6 +143,7 @@ pub(super) struct Rate {
     /// Wire bytes sent in this round.
     sent: u64,
     survey: Survey,
+    stragglers: Stragglers,
     together: Baseline,
     worst: Baseline,
     base: Base,
@@ -176,6 +179,7 @@ impl Rate {
             round: now,
             sent: 0,
             survey: Survey::new(),
+            stragglers: Stragglers::default(),
             together: Baseline::default(),
             worst: Baseline::default(),
             base: Base::new(now),
@@ -206,12 +210,19 @@ impl Rate {
 
     /// A report about this stream of a client that expects `heard` next.
     pub(super) fn report(&mut self, now: Instant, head: &RequestHead, heard: u64) {
-        self.survey.report(now, head, heard);
+        if head.done {
+            self.stragglers.leave(head.client);
+            self.survey.leave(head.client);
+        } else if self.survey.is_possible(head, heard) {
+            let (received, lost) = (head.received.into(), head.lost.into());
+            self.stragglers.report(now, head.client, received, lost);
+            self.survey.report(now, head, heard);
+        }
     }
 
     /// Whether this client loses far more than those that the rate follows.
     pub(super) fn is_behind(&self, client: u64) -> bool {
-        self.survey.is_behind(client)
+        self.stragglers.is_behind(client)
     }
 
     /// Time has passed: at the end of a round the rate changes.
@@ -234,6 +245,7 @@ impl Rate {
         let bits = u128::from(self.sent) * 8_000_000_000 / elapsed.as_nanos().max(1);
         let actual = u64::try_from(bits).unwrap_or(u64::MAX).min(self.rate);
         let used = actual >= self.rate / 10 * 8;
+        self.stragglers.judge(now);
         match self.survey.finish(now) {
             Some(findings) => self.judge(now, &findings, actual, used),
             // Nobody hears us, or nobody needs what is still queued.
@@ -577,6 +589,19 @@ impl Base {
         let all = [self.least, self.before];
         all.into_iter().flatten().min().unwrap_or_default()
     }
+}
+
+/// Clients whose loss does not count, the worst ones: of so many that are there, and so many that have reported.
+fn left_out(population: usize, reporting: usize) -> usize {
+    match population {
+        0..3 => 0,
+        _ => reporting.div_ceil(10).max(1),
+    }
+}
+
+/// Parts in a million.
+fn part(some: u64, all: u64) -> u64 {
+    some.min(all) * ONE / all.max(1)
 }
 
 /// So many parts in a million of a number.

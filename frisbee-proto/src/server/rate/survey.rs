@@ -6,17 +6,15 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::ONE;
 use super::baseline::Loss;
 use super::timeline::Timeline;
+use super::{left_out, part};
 use crate::wire::RequestHead;
 
 /// Clients in the sample.
 const MOST: usize = 256;
 /// A client that has told of no round for so long has left it.
 const SILENT: Duration = Duration::from_secs(3);
-/// Who loses so much more than twice what the worst of those loses that count is left behind.
-const BEHIND: u64 = ONE / 10;
 /// Datagrams that a client has to tell of to be heard.
 const LEAST_DATAGRAMS: u64 = 16;
 
@@ -36,8 +34,6 @@ struct Client {
     arrived: u64,
     /// The shortest time under way.
     age: Option<Duration>,
-    /// It lost far more than those that count, the last time that it was looked at.
-    behind: bool,
 }
 
 /// What a round has shown.
@@ -94,14 +90,16 @@ impl Survey {
         self.timeline.sent(now, next);
     }
 
-    /// A client that has heard everything before `heard` tells of its last datagrams.
-    pub(super) fn report(&mut self, now: Instant, head: &RequestHead, heard: u64) {
-        let all = u64::from(head.received) + u64::from(head.lost);
+    /// Whether a client that has heard everything before `heard` can have so much to tell.
+    pub(super) fn is_possible(&self, head: &RequestHead, heard: u64) -> bool {
         let possible = self.stream.map_or(0, |stream| heard.saturating_sub(stream));
         // Late ones and repeated ones are counted as well.
-        if heard > self.next || all > possible * 2 + LEAST_DATAGRAMS {
-            return;
-        }
+        heard <= self.next && told(head) <= possible * 2 + LEAST_DATAGRAMS
+    }
+
+    /// A client that has heard everything before `heard` tells of its last datagrams, as far as that is possible.
+    pub(super) fn report(&mut self, now: Instant, head: &RequestHead, heard: u64) {
+        let all = told(head);
         // What it tells of was sent in this round, for the most part.
         if all == 0 || heard.saturating_sub(all / 2) < self.first {
             return;
@@ -118,7 +116,6 @@ impl Survey {
             overload: 0,
             arrived: 0,
             age: None,
-            behind: false,
         });
         client.last = (now, heard.max(client.last.1));
         match client.first {
@@ -141,11 +138,12 @@ impl Survey {
         self.measured += usize::from(measured);
     }
 
-    /// Whether this client is among those that do not count, and loses far more than the others.
-    pub(super) fn is_behind(&self, client: u64) -> bool {
-        self.clients
-            .get(&client)
-            .is_some_and(|client| client.behind)
+    /// A client has left: it says nothing any more, and is not waited for.
+    pub(super) fn leave(&mut self, client: u64) {
+        if let Some(client) = self.clients.remove(&client) {
+            self.reporting -= usize::from(client.all >= LEAST_DATAGRAMS);
+            self.measured -= usize::from(client.measured);
+        }
     }
 
     /// Clients that were heard lately, at most those of the sample.
@@ -167,23 +165,12 @@ impl Survey {
 
     /// Clients that do not count.
     fn left_out(&self) -> usize {
-        match self.population() {
-            0..3 => 0,
-            _ => self.reporting.div_ceil(10).max(1),
-        }
+        left_out(self.population(), self.reporting)
     }
 
     /// The findings of the round that ends now; another one begins.
     pub(super) fn finish(&mut self, now: Instant) -> Option<Findings> {
         let findings = self.is_some().then(|| self.findings());
-        if let Some(findings) = &findings {
-            let most = findings.worst.part * 2 + BEHIND;
-            for client in self.clients.values_mut() {
-                if client.all >= LEAST_DATAGRAMS {
-                    client.behind = client.loss() > most;
-                }
-            }
-        }
         self.clients
             .retain(|_, client| now.saturating_duration_since(client.last.0) < SILENT);
         for client in self.clients.values_mut() {
@@ -235,9 +222,9 @@ impl Survey {
     }
 }
 
-/// Parts in a million.
-fn part(some: u64, all: u64) -> u64 {
-    some.min(all) * ONE / all.max(1)
+/// Datagrams that a report is about.
+fn told(head: &RequestHead) -> u64 {
+    u64::from(head.received) + u64::from(head.lost)
 }
 
 impl Client {
