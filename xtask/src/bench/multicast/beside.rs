@@ -36,7 +36,7 @@ const PORT: u16 = 7099;
 
 /// Bytes on the line for one of TCP, and for one of frisbee's frames as the kernel counts them.
 const TCP_FRAMING: f64 = 1538.0 / 1448.0;
-const FRAMING: f64 = 1138.0 / 1114.0;
+const FRAMING: f64 = 1122.0 / 1098.0;
 
 pub(super) fn beside(runs: usize, samples: &mut Samples) -> Result<()> {
     for (rate, mib) in LINES {
