@@ -257,25 +257,32 @@ impl Network {
                     }
                     self.buffer = buffer;
                 }
-                ServiceOutput::Load(object) => {
-                    let loaded = &golden().objects[object as usize];
-                    let service = self.site.service(0).unwrap();
-                    assert!(service.handle_loaded(self.now, object, loaded));
-                }
-                ServiceOutput::Encode {
-                    object,
-                    loaded,
-                    blocks,
-                } => {
-                    let parity = Parity::of(&loaded, blocks).map(Arc::new);
-                    let service = self.site.service(0).unwrap();
-                    service.handle_parity(self.now, object, parity.as_ref());
-                }
                 ServiceOutput::TookOver(_) | ServiceOutput::SteppedBack => {
                     panic!("it is no standby")
                 }
                 ServiceOutput::Wait(_) => return,
+                output => self.supply(output),
             }
+        }
+    }
+
+    /// Gives the server the object or the parity that it asks for.
+    fn supply(&mut self, output: ServiceOutput) {
+        let service = self.site.service(0).unwrap();
+        match output {
+            ServiceOutput::Load(object) => {
+                let loaded = &golden().objects[object as usize];
+                assert!(service.handle_loaded(self.now, object, loaded));
+            }
+            ServiceOutput::Encode {
+                object,
+                loaded,
+                blocks,
+            } => {
+                let parity = Parity::of(&loaded, blocks).map(Arc::new);
+                service.handle_parity(self.now, object, parity.as_ref());
+            }
+            _ => {}
         }
     }
 
@@ -395,21 +402,7 @@ pub(crate) fn seeds() -> Vec<(String, Vec<u8>)> {
                     }
                 }
             }
-            ServiceOutput::Load(object) => {
-                let loaded = &golden().objects[object as usize];
-                let service = network.site.service(0).unwrap();
-                service.handle_loaded(network.now, object, loaded);
-            }
-            ServiceOutput::Encode {
-                object,
-                loaded,
-                blocks,
-            } => {
-                let parity = Parity::of(&loaded, blocks).map(Arc::new);
-                let service = network.site.service(0).unwrap();
-                service.handle_parity(network.now, object, parity.as_ref());
-            }
-            _ => {}
+            output => network.supply(output),
         }
         match network.client.poll(network.now) {
             ClientOutput::Send { datagram, .. } => {
